@@ -1,0 +1,34 @@
+# make train: train a graph transformer on a generated graph.   make test: run the tests.
+# Either one makes .venv first when it is missing or out of date.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: train test test-all bench lint clean
+
+train: $(VENV)/ready
+	$(BIN)/graphattn train
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/ready
+	$(PIP) --no-build-isolation --constraint constraints.txt torch-scatter
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/ready
+	$(BIN)/python examples/bench/run.py
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+# torch comes first and pinned: an open range may fetch gigabytes of another build.
+$(VENV)/ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --constraint constraints.txt torch numpy
+	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	touch $@

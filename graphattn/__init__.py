@@ -1,0 +1,49 @@
+"""graphattn: graph transformers for large graphs.
+
+Attention is a graph, a score and a normaliser; every public name below loads at first use, so
+that ``import graphattn`` costs torch and nothing more.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphattn import encodings as encodings
+    from graphattn import models as models
+    from graphattn import nn as nn
+    from graphattn import transforms as transforms
+    from graphattn.datasets.catalogue import load_dataset as load_dataset
+    from graphattn.encodings import laplacian_pe as laplacian_pe
+    from graphattn.errors import BackendUnavailable as BackendUnavailable
+    from graphattn.graph import CSRGraph as CSRGraph
+    from graphattn.graph import as_graph as as_graph
+    from graphattn.ops import attention as attention
+    from graphattn.ops import merge as merge
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "BackendUnavailable": "graphattn.errors",
+    "CSRGraph": "graphattn.graph",
+    "as_graph": "graphattn.graph",
+    "attention": "graphattn.ops",
+    "attention_weights": "graphattn.ops",
+    "merge": "graphattn.ops",
+    "laplacian_pe": "graphattn.encodings",
+    "load_dataset": "graphattn.datasets.catalogue",
+}
+_MODULES = ("encodings", "explain", "models", "nn", "plots", "testing", "training", "transforms")
+
+__all__ = sorted([*_HOME, "encodings", "models", "nn", "plots", "transforms"])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    if name in _MODULES:
+        return import_module(f"graphattn.{name}")
+    raise AttributeError(f"module 'graphattn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,98 @@
+"""as_graph: everything that users hold as a graph becomes a CSRGraph, once."""
+
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from graphattn.graph.csr import CSRGraph, Size
+
+_SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
+_cache: Any = WeakIdKeyDictionary()
+_lock = threading.Lock()
+
+
+def as_graph(obj: Any, size: Size = None) -> CSRGraph:
+    """Convert ``obj`` to a :class:`CSRGraph`; an ``edge_index`` is converted once per tensor.
+
+    Args:
+        obj: ``edge_index`` [2, E]; PyG ``EdgeIndex``; a torch sparse tensor, ``torch_sparse``
+            ``SparseTensor`` or scipy sparse matrix holding ``adj_t`` (row = target, as PyG's
+            ``ToSparseTensor`` writes it; the stored values are not used); or a ``CSRGraph``.
+        size: Number of nodes, or ``(num_sources, num_targets)``; ``None`` reads it from ``obj``
+            (for a plain ``edge_index``: the largest index plus one).
+
+    Conversions are cached weakly by identity, version and size of the tensor: training loops that
+    pass the same ``edge_index`` sort it once, and the cache never keeps a tensor alive.
+    """
+    if isinstance(obj, CSRGraph):
+        return _check_size(obj, size)
+    if isinstance(obj, Tensor):
+        return _from_tensor(obj, size)
+    if hasattr(obj, "csr") and hasattr(obj, "sparse_sizes"):
+        indptr, indices, _ = obj.csr()
+        return _check_size(CSRGraph(indptr, indices, obj.sparse_size(1)), size)
+    if type(obj).__module__.partition(".")[0] == "scipy":
+        matrix = obj.tocsr()
+        arrays = torch.from_numpy(matrix.indptr), torch.from_numpy(matrix.indices)
+        return _check_size(CSRGraph(*arrays, matrix.shape[1]), size)
+    raise TypeError(
+        "a graph must be an edge_index [2, E], EdgeIndex, torch or scipy sparse adj_t, "
+        f"SparseTensor or CSRGraph, got {type(obj).__name__}"
+    )
+
+
+def _from_tensor(tensor: Tensor, size: Size) -> CSRGraph:
+    if tensor.layout in _SPARSE:
+        return _check_size(_from_sparse(tensor), size)
+    if hasattr(tensor, "as_tensor"):  # PyG's EdgeIndex subclass
+        return _from_edge_index_class(tensor, size)
+    if torch.compiler.is_compiling() or tensor.is_inference():
+        return CSRGraph.from_edge_index(tensor, size)
+    return _cached(tensor, size)
+
+
+def _from_edge_index_class(edge_index: Any, size: Size) -> CSRGraph:
+    """PyG's EdgeIndex: a tensor [2, E] that may know its size."""
+    known = edge_index.sparse_size()
+    if size is None and None not in known:
+        size = (int(known[0]), int(known[1]))
+    return _from_tensor(edge_index.as_tensor(), size)
+
+
+def _cached(tensor: Tensor, size: Size) -> CSRGraph:
+    key = (tensor._version, size)
+    with _lock:
+        found: dict[Any, CSRGraph] = _cache.get(tensor, {})
+    if key in found:
+        return found[key]
+    graph = CSRGraph.from_edge_index(tensor, size)
+    kept = {k: v for k, v in found.items() if k[0] == tensor._version}
+    with _lock:
+        _cache[tensor] = kept | {key: graph}
+    return graph
+
+
+def _from_sparse(tensor: Tensor) -> CSRGraph:
+    num_rows, num_cols = tensor.shape[0], tensor.shape[1]
+    if tensor.layout == torch.sparse_csr:
+        return CSRGraph(tensor.crow_indices(), tensor.col_indices(), num_cols)
+    if tensor.layout == torch.sparse_csc:
+        by_col = CSRGraph(tensor.ccol_indices(), tensor.row_indices(), num_rows).t()
+        return CSRGraph._trusted(by_col.indptr, by_col.indices, num_cols, None)
+    rows, cols = tensor._indices()  # of an uncoalesced tensor too: duplicates are edges
+    graph = CSRGraph.from_edge_index(torch.stack([cols, rows]), (num_cols, num_rows))
+    return CSRGraph._trusted(graph.indptr, graph.indices, num_cols, None)
+
+
+def _check_size(graph: CSRGraph, size: Size) -> CSRGraph:
+    want = (size, size) if isinstance(size, int) else size
+    have = (graph.num_cols, graph.num_rows)
+    if want is not None and tuple(want) != have:
+        raise ValueError(
+            f"the graph has {have[0]} sources and {have[1]} targets, but size={size} was asked; "
+            "drop size, or build the graph with it"
+        )
+    return graph

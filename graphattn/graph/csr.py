@@ -1,0 +1,292 @@
+"""CSRGraph: who attends to whom, as compressed sparse rows."""
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphattn.graph import edit
+from graphattn.graph.sort import (
+    check_index_range,
+    equal_edge_chunks,
+    sort_edges,
+    transpose_csr,
+)
+from graphattn.kernels.layout import Layout
+
+Size = int | tuple[int, int] | None
+
+
+class CSRGraph:
+    r"""A sparse graph in CSR form: row ``i`` lists the nodes that node ``i`` attends to.
+
+    In PyG's terms ``edge_index[0]`` (source) is the column and ``edge_index[1]`` (target) the row.
+    Columns are sorted within a row, ties by edge id; duplicate edges are kept and count with
+    multiplicity; nothing adds self-loops or symmetrises silently.
+
+    Edge tensors passed to any op stay in the *caller's order*: ``edge_perm[p]`` is the caller's
+    edge id at CSR position ``p``, ``None`` when the two orders are the same.
+
+    Args:
+        indptr: Row offsets ``[rows + 1]``, int64.
+        indices: Columns ``[E]``, int32 or int64; unsorted rows are sorted and ``edge_perm`` set.
+        num_cols: Number of key nodes; ``None`` means as many as rows.
+        edge_perm: Caller's edge id at each position ``[E]``.
+
+    Transpose, degrees and kernel plans are computed once and cached on the object; pickling and
+    copying carry the arrays only. Memory: ``8 (rows + 1) + 4 E`` bytes (8 E past 2^31 columns),
+    plus 8 E for ``edge_perm``, and about 20 E once the backward pass has built the transpose.
+
+    Raises:
+        TypeError: ``indptr`` or ``indices`` is not an integer tensor.
+        ValueError: offsets decrease or do not end at E, an index is outside ``[0, num_cols)``.
+    """
+
+    indptr: Tensor
+    indices: Tensor
+    edge_perm: Tensor | None
+    num_cols: int
+
+    def __init__(
+        self,
+        indptr: Tensor,
+        indices: Tensor,
+        num_cols: int | None = None,
+        edge_perm: Tensor | None = None,
+    ) -> None:
+        _check_csr(indptr, indices, edge_perm)
+        num_rows = indptr.numel() - 1
+        num_cols = num_rows if num_cols is None else num_cols
+        check_index_range(indices, num_cols, "indices")
+        self._set(indptr.to(torch.int64), indices.contiguous(), num_cols, edge_perm)
+        if not _rows_sorted(self.indptr, indices):
+            indptr, indices, order = sort_edges(indices, self.row_index(), num_rows, num_cols)
+            perm = order if edge_perm is None else edge_perm[order]
+            self._set(indptr, indices, num_cols, perm)
+
+    def _set(
+        self, indptr: Tensor, indices: Tensor, num_cols: int, edge_perm: Tensor | None
+    ) -> None:
+        self.indptr, self.indices, self.edge_perm = indptr, indices, edge_perm
+        self.num_cols = num_cols
+        self._transpose: CSRGraph | None = None
+        self._layouts: dict[str, Layout] = {}
+        self._degree: Tensor | None = None
+
+    @classmethod
+    def _trusted(
+        cls, indptr: Tensor, indices: Tensor, num_cols: int, edge_perm: Tensor | None
+    ) -> "CSRGraph":
+        """Wrap arrays that are known to be valid and sorted, without a check."""
+        graph = cls.__new__(cls)
+        graph._set(indptr, indices, num_cols, edge_perm)
+        return graph
+
+    @classmethod
+    def from_edge_index(cls, edge_index: Tensor, size: Size = None) -> "CSRGraph":
+        """Build from PyG's ``edge_index`` [2, E]; duplicates are kept.
+
+        ``size`` is the number of nodes, or ``(num_sources, num_targets)`` for a bipartite graph;
+        ``None`` takes the largest index plus one (isolated trailing nodes are then lost).
+        """
+        check_edge_index(edge_index)
+        num_cols, num_rows = _resolve_size(edge_index, size)
+        source, target = edge_index[0], edge_index[1]
+        indptr, indices, perm = sort_edges(source, target, num_rows, num_cols)
+        if not torch.compiler.is_compiling() and bool((perm.diff() == 1).all()):
+            return cls._trusted(indptr, indices, num_cols, None)
+        return cls._trusted(indptr, indices, num_cols, perm)
+
+    @property
+    def num_rows(self) -> int:
+        """Number of query (target) nodes."""
+        return self.indptr.shape[0] - 1
+
+    @property
+    def num_edges(self) -> int:
+        """Number of edges, duplicates counted."""
+        return self.indices.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the arrays."""
+        return self.indices.device
+
+    def degree(self) -> Tensor:
+        """Number of neighbours of each row, [rows] int64 (PyG: in-degree)."""
+        if self._degree is not None:
+            return self._degree
+        degree = self.indptr.diff()
+        if not torch.compiler.is_compiling():
+            self._degree = degree
+        return degree
+
+    def row_index(self) -> Tensor:
+        """Row of each CSR position, [E] int64."""
+        rows = torch.arange(self.num_rows, device=self.device)
+        return torch.repeat_interleave(rows, self.indptr.diff(), output_size=self.num_edges)
+
+    def edge_index(self) -> Tensor:
+        """``edge_index`` [2, E] int64 in the caller's edge order."""
+        pairs = torch.stack([self.indices.to(torch.int64), self.row_index()])
+        if self.edge_perm is None:
+            return pairs
+        out = torch.empty_like(pairs)
+        out[:, self.edge_perm] = pairs
+        return out
+
+    def t(self) -> "CSRGraph":
+        """Transposed graph (row = source), cached; its ``edge_perm`` keeps the caller's ids."""
+        if self._transpose is not None:
+            return self._transpose
+        indptr, indices, position = transpose_csr(self.indptr, self.indices, self.num_cols)
+        perm = position if self.edge_perm is None else self.edge_perm[position]
+        out = CSRGraph._trusted(indptr, indices, self.num_rows, perm)
+        if not torch.compiler.is_compiling():
+            out._transpose = self
+            self._transpose = out
+        return out
+
+    def layout(self, impl: str = "cpu") -> tuple[Layout, Layout]:
+        """Raw tensors for the kernels of ``impl``: by rows, and by columns; cached."""
+        return self.rows_layout(impl), self.t().rows_layout(impl)
+
+    def rows_layout(self, impl: str = "cpu") -> Layout:
+        """Raw tensors by rows alone: all that a forward pass needs; cached."""
+        if impl in self._layouts:
+            return self._layouts[impl]
+        edges = self.edge_perm if self.edge_perm is not None else self.indptr.new_empty(0)
+        out = Layout(self.indptr, self.indices, edges, _plan(self.indptr, impl))
+        if not torch.compiler.is_compiling():
+            self._layouts[impl] = out
+        return out
+
+    def to(self, device: torch.device | str) -> "CSRGraph":
+        """This graph on ``device``: itself when it is there already, plans are rebuilt there."""
+        if torch.empty(0, device=device).device == self.device:
+            return self
+        perm = None if self.edge_perm is None else self.edge_perm.to(device)
+        moved = self.indptr.to(device), self.indices.to(device)
+        return CSRGraph._trusted(*moved, self.num_cols, perm)
+
+    def add_self_loops(self) -> "CSRGraph":
+        """Append one self-loop per node after the existing edges, as PyG does."""
+        return edit.add_self_loops(self)[0]
+
+    def remove_self_loops(self) -> "CSRGraph":
+        """Drop every edge from a node to itself."""
+        return edit.remove_self_loops(self)[0]
+
+    def coalesce(self) -> "CSRGraph":
+        """Merge duplicate edges; the result is in row-major order."""
+        return edit.coalesce(self)[0]
+
+    def to_undirected(self) -> "CSRGraph":
+        """Add the reverse of every edge and merge duplicates, as PyG does."""
+        return edit.to_undirected(self)[0]
+
+    def is_undirected(self) -> bool:
+        """Whether every edge has its reverse, with the same multiplicity."""
+        return edit.is_undirected(self)
+
+    def union(self, other: "CSRGraph") -> "CSRGraph":
+        """All edges of this graph, then all of ``other``; duplicates are kept."""
+        return edit.union(self, other)[0]
+
+    def filter(self, edge_mask: Tensor) -> "CSRGraph":
+        """Keep the edges where ``edge_mask`` [E] bool (caller's order) is true."""
+        return edit.filter_edges(self, edge_mask)[0]
+
+    def reorder(self, order: str | Tensor) -> "tuple[CSRGraph, Tensor]":
+        """Renumber by ``"rcm"`` or a permutation -> (graph, perm): new i is old ``perm[i]``."""
+        return edit.reorder(self, order)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of sizes and arrays in hex: the key of on-disk caches."""
+        digest = hashlib.sha256(f"{self.num_rows},{self.num_cols}".encode())
+        perm = torch.empty(0) if self.edge_perm is None else self.edge_perm
+        for array in (self.indptr, self.indices.to(torch.int64), perm):
+            digest.update(array.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("indptr", "indices", "num_cols", "edge_perm")
+        return {name: getattr(self, name) for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._set(**state)
+
+    def __repr__(self) -> str:
+        shape = f"num_rows={self.num_rows}, num_cols={self.num_cols}, num_edges={self.num_edges}"
+        return f"CSRGraph({shape})"
+
+
+def _plan(indptr: Tensor, impl: str) -> tuple[Tensor, ...]:
+    if impl == "cpu":
+        return (equal_edge_chunks(indptr),)
+    if impl == "triton":
+        from graphattn.graph.tasks import build_tasks
+
+        return build_tasks(indptr)
+    return ()
+
+
+def check_edge_index(edge_index: Tensor) -> None:
+    """Raise unless ``edge_index`` is an integer tensor of shape [2, E]."""
+    if not isinstance(edge_index, Tensor):
+        raise TypeError(f"edge_index must be a tensor [2, E], got {type(edge_index).__name__}")
+    if edge_index.dtype not in (torch.int64, torch.int32):
+        raise TypeError(
+            f"edge_index must have dtype int64 or int32, got {edge_index.dtype}; "
+            "call edge_index.long()"
+        )
+    if edge_index.dim() != 2 or edge_index.shape[0] != 2:
+        hint = "; call edge_index.t()" if edge_index.shape[-1:] == (2,) else ""
+        raise ValueError(f"edge_index must have shape [2, E], got {list(edge_index.shape)}{hint}")
+
+
+def _resolve_size(edge_index: Tensor, size: Size) -> tuple[int, int]:
+    """(num_cols, num_rows): PyG's size is (sources, targets)."""
+    if size is None:
+        nodes = int(edge_index.max()) + 1 if edge_index.numel() else 0
+        return nodes, nodes
+    if isinstance(size, tuple):
+        return size[0], size[1]
+    return size, size
+
+
+def _check_csr(indptr: Tensor, indices: Tensor, edge_perm: Tensor | None) -> None:
+    for name, array in (("indptr", indptr), ("indices", indices)):
+        if not isinstance(array, Tensor) or array.dtype not in (torch.int32, torch.int64):
+            came = array.dtype if isinstance(array, Tensor) else type(array).__name__
+            raise TypeError(f"{name} must be an int64 (or int32) tensor, got {came}")
+        if array.dim() != 1:
+            raise ValueError(f"{name} must be one-dimensional, got shape {list(array.shape)}")
+    if indptr.device != indices.device:
+        raise ValueError(
+            f"indptr and indices must be on one device, got {indptr.device} and "
+            f"{indices.device}; move one with .to()"
+        )
+    edges = indices.numel()
+    if indptr.numel() == 0 or int(indptr[0]) != 0 or int(indptr[-1]) != edges:
+        raise ValueError(
+            f"indptr must start at 0 and end at the number of indices {edges}, got "
+            f"{indptr[:1].tolist()} to {indptr[-1:].tolist()}"
+        )
+    if bool((indptr.diff() < 0).any()):
+        raise ValueError("indptr must not decrease; it holds row offsets, not row numbers")
+    if edge_perm is not None and edge_perm.shape != indices.shape:
+        raise ValueError(
+            f"edge_perm must hold one edge id per index [{edges}], got {list(edge_perm.shape)}"
+        )
+
+
+def _rows_sorted(indptr: Tensor, indices: Tensor) -> bool:
+    if indices.numel() < 2:
+        return True
+    falls = indices.diff() < 0
+    starts = indptr[1:-1]
+    starts = starts[(starts > 0) & (starts < indices.numel())]
+    falls[starts - 1] = False
+    return not bool(falls.any())

@@ -1,0 +1,102 @@
+"""Edge sorting as opaque operators, so that the compiler never traces data-dependent checks."""
+
+import torch
+from torch import Tensor
+
+_INT32_MAX = 2**31 - 1
+
+
+def index_dtype(num_cols: int) -> torch.dtype:
+    """Narrowest supported dtype for column indices: half the index bytes whenever possible."""
+    return torch.int32 if num_cols <= _INT32_MAX else torch.int64
+
+
+def check_index_range(index: Tensor, size: int, what: str) -> None:
+    """Raise ``ValueError`` unless every entry of ``index`` lies in ``[0, size)``."""
+    if index.numel() == 0:
+        return
+    low, high = (int(v) for v in torch.aminmax(index))
+    if low < 0:
+        raise ValueError(
+            f"{what} must be node indices in [0, {size}), got {low}; "
+            "drop negative padding entries before building the graph"
+        )
+    if high >= size:
+        raise ValueError(
+            f"{what} must be node indices in [0, {size}), got {high}; "
+            f"pass size={high + 1} or more, or remove the edge"
+        )
+
+
+def indptr_from_counts(counts: Tensor) -> Tensor:
+    """Row offsets [rows + 1] from row counts [rows]."""
+    indptr = torch.zeros(counts.numel() + 1, dtype=torch.int64, device=counts.device)
+    torch.cumsum(counts, 0, out=indptr[1:])
+    return indptr
+
+
+@torch.library.custom_op("graphattn::sort_edges", mutates_args=())
+def sort_edges(
+    source: Tensor, target: Tensor, num_rows: int, num_cols: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sort an edge list by (target, source), ties by edge id.
+
+    source, target [E] integers -> indptr [num_rows + 1], indices [E], edge ids [E].
+    """
+    check_index_range(source, num_cols, "edge_index[0] (sources)")
+    check_index_range(target, num_rows, "edge_index[1] (targets)")
+    by_source, order = torch.sort(source, stable=True)
+    _, by_target = torch.sort(target[order], stable=True)
+    perm = order[by_target]
+    counts = torch.bincount(target, minlength=num_rows)
+    indices = by_source[by_target].to(index_dtype(num_cols))
+    return indptr_from_counts(counts), indices, perm
+
+
+@sort_edges.register_fake
+def _(
+    source: Tensor, target: Tensor, num_rows: int, num_cols: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        source.new_empty(num_rows + 1, dtype=torch.int64),
+        source.new_empty(source.shape, dtype=index_dtype(num_cols)),
+        source.new_empty(source.shape, dtype=torch.int64),
+    )
+
+
+@torch.library.custom_op("graphattn::transpose_csr", mutates_args=())
+def transpose_csr(indptr: Tensor, indices: Tensor, num_cols: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Transpose a CSR whose rows are sorted.
+
+    indptr [R + 1], indices [E] -> indptr [num_cols + 1], row of each entry [E] (ascending within
+    a column), CSR position of each entry [E].
+    """
+    num_rows = indptr.numel() - 1
+    rows = torch.repeat_interleave(
+        torch.arange(num_rows, device=indptr.device), indptr.diff(), output_size=indices.numel()
+    )
+    _, position = torch.sort(indices, stable=True)
+    counts = torch.bincount(indices, minlength=num_cols)
+    return indptr_from_counts(counts), rows[position].to(index_dtype(num_rows)), position
+
+
+@transpose_csr.register_fake
+def _(indptr: Tensor, indices: Tensor, num_cols: int) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        indptr.new_empty(num_cols + 1, dtype=torch.int64),
+        indices.new_empty(indices.shape, dtype=index_dtype(indptr.shape[0] - 1)),
+        indices.new_empty(indices.shape, dtype=torch.int64),
+    )
+
+
+def equal_edge_chunks(indptr: Tensor, chunks: int = 64) -> Tensor:
+    """Row bounds [chunks + 1] of ``chunks`` row ranges of about equal work.
+
+    Work is counted as edges plus two per row, so that millions of empty rows are shared out too.
+    The bounds depend on the graph alone: results are the same for any number of threads.
+    """
+    work = indptr + 2 * torch.arange(indptr.numel(), device=indptr.device)
+    goal = work[-1] * torch.arange(1, chunks, device=indptr.device) // chunks
+    inner = torch.searchsorted(work, goal)
+    last = torch.full((1,), indptr.numel() - 1, device=indptr.device, dtype=torch.int64)
+    return torch.cat([torch.zeros_like(last), inner, last])
