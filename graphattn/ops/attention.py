@@ -8,7 +8,7 @@ from torch import Tensor
 from graphattn.graph import CSRGraph, as_graph
 from graphattn.ops._dispatch import resolve
 from graphattn.ops.attention_op import attention_op, flatten, kernels
-from graphattn.ops.checks import check_edge_tensor, check_probability, check_qkv
+from graphattn.ops.checks import check_edge_tensor, check_qkv, check_ranges, check_same_dtype
 from graphattn.ops.merge import add_null_key
 
 
@@ -74,9 +74,10 @@ def attention(
     recomputes the weights (Rabe and Staats, 2021; Dao et al., 2022).
     """
     graph = as_graph(graph)
-    query, key, value = _autocast(query, key, value)
     check_qkv(query, key, value, graph)
-    check_probability(dropout_p)
+    check_ranges(dropout_p, eps)
+    query, key, value = _autocast(query, key, value)
+    check_same_dtype(query, key, value)
     check_edge_options(query, value, graph, bias, gate, edge_attr, edge_proj, return_gated)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     lead, heads = query.shape[:-3], query.shape[-2]

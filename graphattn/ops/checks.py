@@ -21,11 +21,6 @@ def check_qkv(query: Tensor, key: Tensor, value: Tensor, graph: CSRGraph) -> Non
             )
         if tensor.dtype not in FLOATS:
             raise TypeError(f"{name} must be a floating point tensor, got {tensor.dtype}")
-        if tensor.dtype != query.dtype:
-            raise TypeError(
-                f"query, key and value must share a dtype, got {query.dtype} and {tensor.dtype} "
-                f"for {name}; cast one of them"
-            )
         if tensor.device != graph.device:
             raise ValueError(
                 f"{name} is on {tensor.device} but the graph is on {graph.device}; "
@@ -76,7 +71,19 @@ def check_edge_tensor(name: str, tensor: Tensor, graph: CSRGraph, *shapes: tuple
         )
 
 
-def check_probability(dropout_p: float) -> None:
-    """Check ``0 <= dropout_p < 1``."""
+def check_same_dtype(query: Tensor, key: Tensor, value: Tensor) -> None:
+    """Check that query, key and value share a dtype (after autocast)."""
+    for name, tensor in (("key", key), ("value", value)):
+        if tensor.dtype != query.dtype:
+            raise TypeError(
+                f"query, key and value must share a dtype, got {query.dtype} and {tensor.dtype} "
+                f"for {name}; cast one of them"
+            )
+
+
+def check_ranges(dropout_p: float, eps: float) -> None:
+    """Check ``0 <= dropout_p < 1`` and ``eps >= 0``."""
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"dropout_p must lie in [0, 1), got {dropout_p}")
+    if eps < 0.0:
+        raise ValueError(f"eps must not be negative, got {eps}")

@@ -45,8 +45,6 @@ def add_null_key(
     """Add one key of zero value with logit ``null_logit``, and ``eps`` to the denominator."""
     if null_logit is None and eps == 0.0:
         return out, lse
-    if eps < 0.0:
-        raise ValueError(f"eps must not be negative, got {eps}")
     parts = [(out, lse)]
     nulls = [null_logit] if null_logit is not None else []
     if eps > 0.0:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from graphattn.graph import CSRGraph, as_graph
 from graphattn.ops.attention import check_edge_options
-from graphattn.ops.checks import check_qkv
+from graphattn.ops.checks import check_qkv, check_same_dtype
 
 
 def attention_weights(
@@ -30,6 +30,7 @@ def attention_weights(
     graph = as_graph(graph)
     heads = query.shape[-2]
     check_qkv(query, key, key, graph)
+    check_same_dtype(query, key, key)
     check_edge_options(query, key, graph, bias, gate, edge_attr, edge_proj, False)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     q = query.reshape(-1, *query.shape[-3:])

@@ -1,0 +1,173 @@
+"""The fused operator as torch sees it: gradients, opcheck, compilation, autocast, memory."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import graphattn as ga
+from graphattn import CSRGraph
+from graphattn.ops.attention_op import attention_op, flatten
+from tests.ops.conftest import make_qkv, messy_graph
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "bias per head": {"bias": ("edges", 3)},
+    "bias": {"bias": ("edges",), "null_logit": 0.2},
+    "gate and clamp": {"gate": ("edges", 3, 5), "clamp": 0.8, "eps": 1e-6},
+    "edge features": {"edge_attr": ("edges", 6), "edge_proj": (3, 5, 6), "dropout_p": 0.3},
+}
+
+
+def fill(options: dict[str, Any], graph: CSRGraph) -> dict[str, Any]:
+    """Turn shapes into tensors that require gradients."""
+    made = {}
+    for name, option in options.items():
+        if isinstance(option, tuple):
+            shape = [graph.num_edges if s == "edges" else s for s in option]
+            option = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        made[name] = option
+    return made
+
+
+def run(impl: str, qkv: list[Tensor], graph: CSRGraph, options: dict[str, Any]) -> list[Tensor]:
+    torch.manual_seed(11)  # the same dropout streams
+    out, lse = ga.attention(*qkv, graph, return_lse=True, impl=impl, **options)
+    lse = torch.where(lse.isfinite(), lse, torch.zeros_like(lse))
+    leaves = [*qkv, *(t for t in options.values() if isinstance(t, Tensor))]
+    seen = (out.sin().sum() + (lse * lse).sum()) / out.shape[0]
+    return [out, lse, *torch.autograd.grad(seen, leaves)]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("lead", [(), (2,)])
+def test_every_gradient_equals_the_reference(
+    graph: CSRGraph, name: str, lead: tuple[int, ...]
+) -> None:
+    qkv, options = make_qkv(graph, value_width=5, lead=lead), fill(OPTIONS[name], graph)
+    want = run("reference", qkv, graph, options)
+    for found, wanted in zip(run("cpu", qkv, graph, options), want, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-11)
+
+
+def test_gated_products_and_their_gradient(graph: CSRGraph) -> None:
+    results = []
+    for impl in ("reference", "cpu"):
+        torch.manual_seed(1)
+        q, k, v = make_qkv(graph)
+        gate = torch.randn(graph.num_edges, 3, 5, dtype=torch.float64, requires_grad=True)
+        out, gated = ga.attention(
+            q, k, v, graph, gate=gate, clamp=0.7, return_gated=True, impl=impl
+        )
+        loss = out.square().sum() + gated.cos().sum()
+        results.append([out, gated, *torch.autograd.grad(loss, [q, k, v, gate])])
+    for found, want in zip(*results, strict=True):
+        torch.testing.assert_close(found, want, rtol=1e-10, atol=1e-11)
+
+
+def test_gradcheck_and_gradgradcheck() -> None:
+    graph = messy_graph(7, 6, 9)
+    qkv = make_qkv(graph, heads=2, width=3, value_width=2)
+    bias = torch.randn(graph.num_edges, 2, dtype=torch.float64, requires_grad=True)
+
+    def call(q: Tensor, k: Tensor, v: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        out, lse = ga.attention(q, k, v, graph, bias=b, null_logit=0.1, return_lse=True, impl="cpu")
+        return out, lse
+
+    assert torch.autograd.gradcheck(call, (*qkv, bias))
+    assert torch.autograd.gradgradcheck(call, (*qkv, bias))
+
+
+def test_opcheck(graph: CSRGraph) -> None:
+    q, k, v = (t.unsqueeze(0).detach().requires_grad_() for t in make_qkv(graph))
+    rows, cols = (flatten(layout) for layout in graph.layout("cpu"))
+    bias = torch.randn(graph.num_edges, dtype=torch.float64, requires_grad=True)
+    streams = torch.randint(0, 2**32, (3, 2))
+    nothing: list[Any] = [None, None, None]
+    for edge, last in (
+        ([None, *nothing, None], (0.4, None, 0.0, False, "cpu")),
+        ([bias, *nothing, streams], (0.4, 1.0, 0.2, True, "cpu")),
+    ):
+        torch.library.opcheck(attention_op, (q, k, v, rows, cols, *edge, *last))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_to_one_graph(dynamic: bool) -> None:
+    torch._dynamo.reset()
+    weight = torch.randn(6, 6, requires_grad=True)
+    compiled_times = []
+
+    def layer(x: Tensor, edge_index: Tensor, nodes: int) -> Tensor:
+        compiled_times.append(1)
+        h = (x @ weight).view(-1, 2, 3)
+        out = ga.attention(h, h, h, ga.as_graph(edge_index, nodes))
+        assert isinstance(out, Tensor)
+        return out.flatten(1)
+
+    compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for nodes, edges in ((17, 60), (29, 150), (31, 170)):
+        x = torch.randn(nodes, 6)
+        edge_index = torch.randint(0, nodes, (2, edges))
+        want = torch.autograd.grad(layer(x, edge_index, nodes).sin().sum(), weight)[0]
+        compiled_times.clear()
+        found = torch.autograd.grad(compiled(x, edge_index, nodes).sin().sum(), weight)[0]
+        torch.testing.assert_close(found, want)
+    if dynamic:
+        assert not compiled_times, "the third size must not compile again"
+
+
+def test_compiles_with_a_graph_object(graph: CSRGraph) -> None:
+    torch._dynamo.reset()
+    q, k, v = (t.detach().float().requires_grad_() for t in make_qkv(graph))
+    compiled = torch.compile(
+        lambda q, k, v: ga.attention(q, k, v, graph), fullgraph=True, backend="aot_eager"
+    )
+    want = ga.attention(q, k, v, graph)
+    found = compiled(q, k, v)
+    torch.testing.assert_close(found, want)
+    wanted = torch.autograd.grad(want.sum(), [q, k, v])
+    for one, other in zip(torch.autograd.grad(found.sum(), [q, k, v]), wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_autocast_follows_sdpa(graph: CSRGraph) -> None:
+    q, k, v = (t.detach().float() for t in make_qkv(graph))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out, lse = ga.attention(q, k, v, graph, return_lse=True)
+        double = ga.attention(q.double(), k.double(), v.double(), graph)
+    assert (out.dtype, lse.dtype, double.dtype) == (torch.bfloat16, torch.float32, torch.float64)
+    torch.testing.assert_close(out.float(), ga.attention(q, k, v, graph), rtol=2e-2, atol=2e-2)
+
+
+def test_non_contiguous_inputs_and_empty_graphs(graph: CSRGraph) -> None:
+    q, k, v = (t.detach() for t in make_qkv(graph))
+    strided = [t.transpose(0, 1).contiguous().transpose(0, 1) for t in (q, k, v)]
+    assert not strided[0].is_contiguous()
+    assert torch.equal(ga.attention(*strided, graph), ga.attention(q, k, v, graph))
+    for rows, cols in ((0, 0), (4, 3)):
+        none = CSRGraph.from_edge_index(torch.empty(2, 0, dtype=torch.int64), (cols, rows))
+        q, k, v = make_qkv(none)
+        out, lse = ga.attention(q, k, v, none, return_lse=True)
+        assert out.shape == (rows, 3, 4)
+        assert not out.any()
+        assert bool((lse == -torch.inf).all())
+        assert not torch.autograd.grad(out.sum(), q)[0].any()
+
+
+def test_saved_for_backward_has_no_edge_by_head_tensor() -> None:
+    """Inputs, output, LSE and the graph's own index arrays: nothing of size E x H."""
+    for edges in (4_000, 16_000):
+        graph = CSRGraph.from_edge_index(torch.randint(0, 200, (2, edges)), 200)
+        q, k, v = (torch.randn(200, 8, 4, requires_grad=True) for _ in range(3))
+        saved: list[Tensor] = []
+
+        def pack(tensor: Tensor, saved: list[Tensor] = saved) -> Tensor:
+            saved.append(tensor)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            ga.attention(q, k, v, graph).sum()
+        floats = sum(t.numel() for t in saved if t.is_floating_point())
+        assert floats <= 4 * 200 * 32 + 200 * 8 + 200 * 32
+        assert max(t.numel() for t in saved if not t.is_floating_point()) <= edges

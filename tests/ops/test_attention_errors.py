@@ -1,0 +1,89 @@
+"""Wrong input: every message names what was expected, what came and the remedy."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import graphattn as ga
+from graphattn import BackendUnavailable, CSRGraph
+from graphattn.ops import _dispatch
+from tests.ops.conftest import make_qkv
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"query": torch.zeros(22, 3, 5)}, "query has 22 nodes but the graph has 23 rows"),
+        ({"key": torch.zeros(20, 3, 5)}, "key has 20 nodes but the graph has 19 columns"),
+        ({"value": torch.zeros(19, 2, 4)}, "multiple of the heads"),
+        ({"query": torch.zeros(23, 4, 5)}, "multiple of the heads.*got 4, 3 and 3"),
+        ({"key": torch.zeros(19, 3, 6)}, "one head width, got 5 and 6"),
+        ({"query": torch.zeros(23, 5)}, r"\[..., nodes, heads, width\].*unsqueeze"),
+        ({"key": torch.zeros(2, 19, 3, 5)}, "leading batch dimensions"),
+        ({"bias": torch.zeros(5)}, r"bias must have shape \[\d+\] or .*caller's edge order"),
+        ({"gate": torch.zeros(137, 3, 4)}, "gate must have shape"),
+        ({"edge_attr": torch.zeros(137, 3)}, "go together"),
+        ({"dropout_p": 1.0}, r"\[0, 1\), got 1.0"),
+        ({"eps": -1.0}, "eps must not be negative"),
+        ({"impl": "cuda"}, "impl must be one of auto, reference, cpu, triton, got 'cuda'"),
+        ({"query": torch.zeros(23, 3, 5, device="meta")}, r"query is on meta.*graph.to\('meta'\)"),
+    ],
+)
+def test_wrong_values(graph: CSRGraph, change: dict[str, Any], words: str) -> None:
+    q, k, v = (t.detach().float() for t in make_qkv(graph))
+    call: dict[str, Any] = {"query": q, "key": k, "value": v, "graph": graph} | change
+    with pytest.raises(ValueError, match=words):
+        ga.attention(**call)
+
+
+def test_edge_features_need_matching_shapes(graph: CSRGraph) -> None:
+    q, k, v = make_qkv(graph)
+    attr, proj = torch.zeros(graph.num_edges, 2), torch.zeros(3, 5, 2)
+    with pytest.raises(ValueError, match="one width for key and value"):
+        ga.attention(q, k, v, graph, edge_attr=attr, edge_proj=proj)
+    gate = torch.zeros(graph.num_edges, 3, 5)
+    with pytest.raises(ValueError, match="cannot be combined with gate"):
+        ga.attention(q, k, v, graph, edge_attr=attr, edge_proj=proj, gate=gate)
+
+
+def test_wrong_types(graph: CSRGraph) -> None:
+    q, k, v = (t.detach() for t in make_qkv(graph))
+    with pytest.raises(TypeError, match="share a dtype.*float32"):
+        ga.attention(q, k.float(), v, graph)
+    with pytest.raises(TypeError, match="floating point"):
+        ga.attention(q.long(), k, v, graph)
+    with pytest.raises(TypeError, match="query must be a tensor, got list"):
+        ga.attention([1.0], k, v, graph)  # type: ignore[arg-type]
+
+
+def test_named_implementations_never_fall_back(
+    graph: CSRGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q, k, v = make_qkv(graph)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(BackendUnavailable, match="needs CUDA tensors, got cpu"):
+        ga.attention(q, k, v, graph, impl="triton")
+    monkeypatch.setattr(_dispatch, "HAS_NUMBA", False)
+    with pytest.raises(BackendUnavailable, match="pip install numba"):
+        ga.attention(q, k, v, graph, impl="cpu")
+
+
+def test_without_numba_one_warning_says_what_is_lost(
+    graph: CSRGraph, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    q, k, v = make_qkv(graph)
+    monkeypatch.setattr(_dispatch, "HAS_NUMBA", False)
+    monkeypatch.setattr(_dispatch, "_warned", set())
+    with pytest.warns(UserWarning, match="Numba is not installed.*pip install numba"):
+        first = ga.attention(q, k, v, graph)
+    recwarn.clear()
+    assert torch.equal(first, ga.attention(q, k, v, graph))
+    assert not recwarn.list
+
+
+def test_cuda_without_triton_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_dispatch, "HAS_TRITON", False)
+    with pytest.raises(BackendUnavailable, match="install triton"):
+        _dispatch.resolve("auto", torch.device("cuda"))
+    assert _dispatch.resolve("auto", torch.device("mps")) == "reference"
