@@ -1,4 +1,4 @@
-"""Where graphattn keeps what it can make again: data sets it has read, eigenvectors it has found."""
+"""Where graphattn keeps what it can make again: data sets read, eigenvectors found."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ def cache_dir() -> Path:
     """The user's cache folder; nothing is created.
 
     Returns:
-        ``$GRAPHATTN_CACHE`` if set, else ``$XDG_CACHE_HOME/graphattn``, else ``~/.cache/graphattn``.
+        ``$GRAPHATTN_CACHE`` if set, else ``$XDG_CACHE_HOME/graphattn``, else
+        ``~/.cache/graphattn``.
     """
     if chosen := os.environ.get("GRAPHATTN_CACHE"):
         return Path(chosen).expanduser()

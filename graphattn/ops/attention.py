@@ -1,5 +1,6 @@
 """attention: softmax attention of every node over its neighbours in a graph."""
 
+import math
 from typing import Any
 
 import torch
@@ -81,7 +82,7 @@ def attention(
     check_edge_options(query, value, graph, bias, gate, edge_attr, edge_proj, return_gated)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     lead, heads = query.shape[:-3], query.shape[-2]
-    q, k, v = _flat(query, heads), _flat(key, heads), _flat(value, heads)
+    q, k, v = fold_batch(query, heads), fold_batch(key, heads), fold_batch(value, heads)
     impl = resolve(impl, q.device)
     edge_query = None
     if edge_attr is not None and edge_proj is not None:
@@ -178,9 +179,9 @@ def _accumulate_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _flat(tensor: Tensor, heads: int) -> Tensor:
+def fold_batch(tensor: Tensor, heads: int) -> Tensor:
     """Fold the batch dimensions into one and spread grouped heads: [B, nodes, H, D]."""
-    flat = tensor.reshape(-1, *tensor.shape[-3:])
+    flat = tensor.reshape(math.prod(tensor.shape[:-3]), *tensor.shape[-3:])
     groups = heads // max(tensor.shape[-2], 1)
     return flat if groups == 1 else flat.repeat_interleave(groups, dim=2)
 

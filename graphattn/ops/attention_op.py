@@ -198,7 +198,10 @@ def _saved_parts(ctx: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor], li
 
 def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     saved, rows, cols, optional = _saved_parts(ctx)
-    scale, clamp, dropout_p, _, impl = ctx.options
+    scale, clamp, dropout_p, return_gated, impl = ctx.options
+    # The compiler hands in gradients of the placeholders of results that were not asked for.
+    asked = True, True, optional[3] is not None, return_gated
+    grads = tuple(g if there else None for g, there in zip(grads, asked, strict=True))
     needs = [
         bool(n) and t is not None
         for n, t in zip(ctx.needs_input_grad[5:9], optional[:4], strict=True)

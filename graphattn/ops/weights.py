@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from graphattn.graph import CSRGraph, as_graph
-from graphattn.ops.attention import check_edge_options
+from graphattn.ops.attention import check_edge_options, fold_batch
 from graphattn.ops.checks import check_qkv, check_same_dtype
 
 
@@ -33,8 +33,7 @@ def attention_weights(
     check_same_dtype(query, key, key)
     check_edge_options(query, key, graph, bias, gate, edge_attr, edge_proj, False)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    q = query.reshape(-1, *query.shape[-3:])
-    k = key.reshape(-1, *key.shape[-3:]).repeat_interleave(heads // key.shape[-2], dim=2)
+    q, k = fold_batch(query, heads), fold_batch(key, heads)
     edge_query = None
     if edge_proj is not None:
         edge_query = torch.einsum("brhd,hdf->brhf", scale * q, edge_proj)
