@@ -68,7 +68,8 @@ def _cached(tensor: Tensor, size: Size) -> CSRGraph:
         found: dict[Any, CSRGraph] = _cache.get(tensor, {})
     if key in found:
         return found[key]
-    graph = CSRGraph.from_edge_index(tensor, size)
+    with torch.inference_mode(False):  # the graph must serve training later
+        graph = CSRGraph.from_edge_index(tensor, size)
     kept = {k: v for k, v in found.items() if k[0] == tensor._version}
     with _lock:
         _cache[tensor] = kept | {key: graph}

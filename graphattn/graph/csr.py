@@ -117,10 +117,11 @@ class CSRGraph:
         """Number of neighbours of each row, [rows] int64 (PyG: in-degree)."""
         if self._degree is not None:
             return self._degree
-        degree = self.indptr.diff()
-        if not torch.compiler.is_compiling():
-            self._degree = degree
-        return degree
+        if torch.compiler.is_compiling():
+            return self.indptr.diff()
+        with torch.inference_mode(False):
+            self._degree = self.indptr.diff()
+        return self._degree
 
     def row_index(self) -> Tensor:
         """Row of each CSR position, [E] int64."""
@@ -140,13 +141,18 @@ class CSRGraph:
         """Transposed graph (row = source), cached; its ``edge_perm`` keeps the caller's ids."""
         if self._transpose is not None:
             return self._transpose
+        if torch.compiler.is_compiling():
+            return self._transposed()
+        # What is kept must serve training too, even when it is first asked for in inference mode.
+        with torch.inference_mode(False):
+            self._transpose = self._transposed()
+        self._transpose._transpose = self
+        return self._transpose
+
+    def _transposed(self) -> "CSRGraph":
         indptr, indices, position = transpose_csr(self.indptr, self.indices, self.num_cols)
         perm = position if self.edge_perm is None else self.edge_perm[position]
-        out = CSRGraph._trusted(indptr, indices, self.num_rows, perm)
-        if not torch.compiler.is_compiling():
-            out._transpose = self
-            self._transpose = out
-        return out
+        return CSRGraph._trusted(indptr, indices, self.num_rows, perm)
 
     def layout(self, impl: str = "cpu") -> tuple[Layout, Layout]:
         """Raw tensors for the kernels of ``impl``: by rows, and by columns; cached."""
@@ -156,11 +162,15 @@ class CSRGraph:
         """Raw tensors by rows alone: all that a forward pass needs; cached."""
         if impl in self._layouts:
             return self._layouts[impl]
+        if torch.compiler.is_compiling():
+            return self._plain_layout(impl)
+        with torch.inference_mode(False):
+            self._layouts[impl] = self._plain_layout(impl)
+        return self._layouts[impl]
+
+    def _plain_layout(self, impl: str) -> Layout:
         edges = self.edge_perm if self.edge_perm is not None else self.indptr.new_empty(0)
-        out = Layout(self.indptr, self.indices, edges, _plan(self.indptr, impl))
-        if not torch.compiler.is_compiling():
-            self._layouts[impl] = out
-        return out
+        return Layout(self.indptr, self.indices, edges, _plan(self.indptr, impl))
 
     def to(self, device: torch.device | str) -> "CSRGraph":
         """This graph on ``device``: itself when it is there already, plans are rebuilt there."""

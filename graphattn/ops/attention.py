@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from graphattn.graph import CSRGraph, as_graph
+from graphattn.kernels.reference import attention as reference
 from graphattn.ops._dispatch import resolve
-from graphattn.ops.attention_op import attention_op, flatten, kernels
+from graphattn.ops.attention_op import attention_op, flatten
 from graphattn.ops.checks import check_edge_tensor, check_qkv, check_ranges, check_same_dtype
 from graphattn.ops.merge import add_null_key
 
@@ -102,22 +103,21 @@ def attention(
         dropout_p=float(dropout_p),
         return_gated=return_gated,
     )
-    if edge_proj is not None:
+    if edge_proj is not None and edge_out is not None:
         out = out + torch.einsum("brhf,hdf->brhd", edge_out, edge_proj).to(out.dtype)
     out, lse = add_null_key(out, lse, null_logit, eps)
-    results = [out, *([lse] if return_lse else []), *([gated] if return_gated else [])]
-    results = [t.reshape(lead + t.shape[1:]) for t in results]
+    asked = (True, return_lse, return_gated)
+    found = [t for t, wanted in zip((out, lse, gated), asked, strict=True) if wanted]
+    results = [t.reshape(lead + t.shape[1:]) for t in found if t is not None]
     return results[0] if len(results) == 1 else tuple(results)
 
 
 def _run(
     impl: str, qkv: tuple[Tensor, Tensor, Tensor], graph: CSRGraph, **options: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Call the reference with plain autograd, or the fused operator."""
     if impl == "reference":
-        found: tuple[Tensor, Tensor, Tensor, Tensor]
-        found = kernels(impl).attention_forward(*qkv, graph.rows_layout(impl), **options)
-        return found
+        return reference.attention_forward(*qkv, graph.rows_layout(impl), **options)
     edge = tuple(options.pop(name) for name in ("bias", "gate", "edge_attr", "edge_query"))
     streams = options.pop("streams")
     training = torch.is_grad_enabled() and any(

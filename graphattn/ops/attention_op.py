@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from graphattn.kernels.layout import Layout
+from graphattn.kernels.reference import attention as reference
 
-_FOLDER = {"reference": "reference", "cpu": "cpu", "triton": "gpu"}
+_FOLDER = {"cpu": "cpu", "triton": "gpu"}
 
 
 def flatten(layout: Layout) -> list[Tensor]:
@@ -238,15 +239,21 @@ def _differentiable_backward(
     """First derivative through the reference, so that it can be differentiated again."""
     scale, clamp, dropout_p, return_gated, _ = options
     inputs = [*saved[:3], *optional[:4]]
-    names = ("bias", "gate", "edge_attr", "edge_query", "streams")
-    outputs = kernels("reference").attention_forward(
-        *saved[:3],
+    query, key, value = saved[:3]
+    outputs = reference.attention_forward(
+        query,
+        key,
+        value,
         _layout(rows),
         scale=scale,
         clamp=clamp,
         dropout_p=dropout_p,
         return_gated=return_gated,
-        **dict(zip(names, optional, strict=True)),
+        bias=optional[0],
+        gate=optional[1],
+        edge_attr=optional[2],
+        edge_query=optional[3],
+        streams=optional[4],
     )
     pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o is not None]
     wanted = [t for t in inputs if t is not None and t.requires_grad]

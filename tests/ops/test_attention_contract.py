@@ -115,13 +115,25 @@ def test_compiles_to_one_graph_for_all_sizes() -> None:
     assert counts[0] == counts[1] == counts[2], "other sizes must not compile again"
 
 
-def test_compiles_with_a_graph_object(graph: CSRGraph) -> None:
+def test_inference_mode_first_then_training() -> None:
+    edge_index = torch.randint(0, 9, (2, 30))
+    q = torch.randn(9, 3, 4, dtype=torch.float64)
+    with torch.inference_mode():
+        ga.attention(q, q, q, ga.as_graph(edge_index, 9))
+        ga.as_graph(edge_index, 9).degree()
+    q.requires_grad_()
+    out = ga.attention(q, q, q, ga.as_graph(edge_index, 9))
+    assert torch.autograd.grad(out.sum(), q)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("impl", ["cpu", "reference"])
+def test_compiles_with_a_graph_object(graph: CSRGraph, impl: str) -> None:
     torch._dynamo.reset()
     q, k, v = (t.detach().float().requires_grad_() for t in make_qkv(graph))
     compiled = torch.compile(
-        lambda q, k, v: ga.attention(q, k, v, graph), fullgraph=True, backend="aot_eager"
+        lambda q, k, v: ga.attention(q, k, v, graph, impl=impl), fullgraph=True, backend="aot_eager"
     )
-    want = ga.attention(q, k, v, graph)
+    want = ga.attention(q, k, v, graph, impl=impl)
     found = compiled(q, k, v)
     torch.testing.assert_close(found, want)
     wanted = torch.autograd.grad(want.sum(), [q, k, v])

@@ -1,0 +1,20 @@
+"""Whole networks: ``MODELS`` names those that the command line builds."""
+
+from typing import Any
+
+from torch import nn
+
+from graphattn.models.baselines import GAT as GAT
+from graphattn.models.baselines import GCN as GCN
+from graphattn.models.baselines import SAGE as SAGE
+from graphattn.models.graph_transformer import GraphTransformer as GraphTransformer
+from graphattn.models.laplacian_transformer import LaplacianTransformer as LaplacianTransformer
+
+# name -> (class, arguments that the name fixes); all share the constructor's shape
+MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    "gt": (GraphTransformer, {"variant": "gt"}),
+    "gt-sep": (GraphTransformer, {"variant": "gt-sep"}),
+    "gcn": (GCN, {}),
+    "sage": (SAGE, {}),
+    "gat": (GAT, {}),
+}

@@ -1,0 +1,224 @@
+"""GCN, GraphSAGE and GAT with the three knobs that make them strong, from PyG's convolutions."""
+
+import warnings
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from graphattn.graph import CSRGraph, as_graph
+from graphattn.models.inputs import check_pe, check_pool
+from graphattn.nn.blocks import check_heads, make_norm, mean_pool, reset
+
+_adjacencies: WeakKeyDictionary[CSRGraph, dict[Any, Tensor]] = WeakKeyDictionary()
+
+
+class _TunedGNN(nn.Module):
+    """``x <- drop(relu(Norm(conv(x) + W_res x)))``, layer after layer, then a linear readout."""
+
+    self_loops = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        num_layers: int,
+        heads: int = 1,
+        *,
+        norm: str = "batch",
+        dropout: float = 0.5,
+        residual: bool = True,
+        input_linear: bool = False,
+        input_dropout: float = 0.0,
+        jumping: bool = False,
+        pe_dim: int = 0,
+        pool: str | None = None,
+    ) -> None:
+        super().__init__()
+        check_pool(pool)
+        self.pe_dim = pe_dim
+        self.pool = pool
+        self.jumping = jumping
+        self.dropout = dropout
+        self.input_dropout = input_dropout
+        width = in_channels + pe_dim
+        self.lin_in = nn.Linear(width, hidden_channels) if input_linear else None
+        widths = [hidden_channels if input_linear or i else width for i in range(num_layers)]
+        self.convs = nn.ModuleList(self.make_conv(w, hidden_channels, heads) for w in widths)
+        self.skips = nn.ModuleList(nn.Linear(w, hidden_channels) for w in widths if residual)
+        self.norms = nn.ModuleList(make_norm(norm, hidden_channels) for _ in widths)
+        final = hidden_channels if input_linear or num_layers else width
+        self.lin_out = nn.Linear(final, out_channels)
+
+    def make_conv(self, in_channels: int, out_channels: int, heads: int) -> nn.Module:
+        """PyG's convolution for one layer."""
+        raise NotImplementedError
+
+    def adjacency(self, graph: CSRGraph, dtype: torch.dtype) -> Tensor:
+        """The form of ``graph`` in which the convolution is fastest."""
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Draw new initial values for every part."""
+        reset(self)
+
+    def forward(
+        self, x: Tensor, graph: Any, pe: Tensor | None = None, batch: Tensor | None = None
+    ) -> Tensor:
+        """Run the network.
+
+        Args:
+            x: Node features ``[N, in_channels]``.
+            graph: Anything that :func:`graphattn.as_graph` takes; PyG's form of a ``CSRGraph``
+                is kept as long as the graph lives.
+            pe: Positional encoding ``[N, pe_dim]``, concatenated to ``x``.
+            batch: Graph number of each node ``[N]``, read with ``pool="mean"`` only.
+
+        Returns:
+            ``[N, out_channels]``, or ``[graphs, out_channels]`` with ``pool="mean"``.
+        """
+        check_pe(pe, self.pe_dim)
+        graph = as_graph(graph, x.shape[0])
+        x = x if pe is None else torch.cat([x, pe.to(x.dtype)], dim=1)
+        x = F.dropout(x, self.input_dropout, self.training)
+        if self.lin_in is not None:
+            x = F.dropout(self.lin_in(x), self.dropout, self.training)
+        x = self._layers(x, graph)
+        return cast(Tensor, self.lin_out(mean_pool(x, batch) if self.pool == "mean" else x))
+
+    def _layers(self, x: Tensor, graph: CSRGraph) -> Tensor:
+        total: Tensor | float = 0.0
+        for depth, conv in enumerate(self.convs):
+            h = self._convolve(conv, x, graph)
+            if len(self.skips):
+                h = h + self.skips[depth](x)
+            x = F.dropout(F.relu(self.norms[depth](h)), self.dropout, self.training)
+            total = total + x
+        return total if self.jumping and isinstance(total, Tensor) else x
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _convolve(self, conv: nn.Module, x: Tensor, graph: CSRGraph) -> Tensor:
+        """Convolve outside of autocast and the compiler: sparse products know neither."""
+        with torch.autocast(x.device.type, enabled=False):
+            weight_dtype = self.lin_out.weight.dtype
+            out = conv(x.to(weight_dtype), self.adjacency(graph, weight_dtype))
+        return cast(Tensor, out)
+
+
+class GCN(_TunedGNN):
+    r"""GCN with normalisation, dropout and residuals: the baseline to print beside a transformer.
+
+    .. math::
+        x \leftarrow \mathrm{drop}(\mathrm{relu}(\mathrm{Norm}(\hat A x W + W_{res} x)))
+
+    The convolution is PyG's ``GCNConv``; its normalised adjacency (each node with one self-loop)
+    is computed once per graph and kept as a sparse matrix.
+
+    Args:
+        in_channels: Width of the node features.
+        hidden_channels: Width of the network.
+        out_channels: Width of the output.
+        num_layers: Number of convolutions.
+        heads: Not used; present so that all models are built alike.
+        norm: ``"batch"``, ``"layer"`` or ``"none"``.
+        dropout: After each layer and the input linear map.
+        residual: Whether each layer adds ``W_res x``.
+        input_linear: Whether a linear map comes before the first convolution.
+        input_dropout: On the features.
+        jumping: Whether the readout sees the sum of all layers instead of the last.
+        pe_dim: Width of a positional encoding that is concatenated to ``x``; 0 for none.
+        pool: ``"mean"`` gives one output per graph of ``batch``; ``None`` one per node.
+
+    The published recipe adds self-loops to an undirected graph: read :attr:`self_loops`.
+    Paper: Luo et al., 2024, https://arxiv.org/abs/2406.08993.
+    """
+
+    def make_conv(self, in_channels: int, out_channels: int, heads: int) -> nn.Module:
+        """``GCNConv`` on an adjacency that is normalised beforehand."""
+        from torch_geometric.nn import GCNConv
+
+        conv: nn.Module = GCNConv(in_channels, out_channels, normalize=False)
+        return conv
+
+    def adjacency(self, graph: CSRGraph, dtype: torch.dtype) -> Tensor:
+        """Normalised sparse adjacency with one self-loop per node, [N, N]."""
+        return _cached(graph, "gcn", dtype, _normalised)
+
+
+class SAGE(_TunedGNN):
+    """GraphSAGE (mean aggregation) with normalisation, dropout and residuals.
+
+    Arguments and layer as in :class:`GCN`; the convolution is PyG's ``SAGEConv``.
+    Paper: Luo et al., 2024, https://arxiv.org/abs/2406.08993.
+    """
+
+    def make_conv(self, in_channels: int, out_channels: int, heads: int) -> nn.Module:
+        """``SAGEConv`` with mean aggregation."""
+        from torch_geometric.nn import SAGEConv
+
+        conv: nn.Module = SAGEConv(in_channels, out_channels)
+        return conv
+
+    def adjacency(self, graph: CSRGraph, dtype: torch.dtype) -> Tensor:
+        """Sparse adjacency of ones, [N, N]."""
+        return _cached(graph, "sage", dtype, _ones)
+
+
+class GAT(_TunedGNN):
+    """GAT with normalisation, dropout and residuals.
+
+    Arguments and layer as in :class:`GCN`; the convolution is PyG's ``GATConv`` without bias,
+    whose ``heads`` share ``hidden_channels`` (published: one head). It allocates per-edge vectors.
+    Paper: Luo et al., 2024, https://arxiv.org/abs/2406.08993.
+    """
+
+    def make_conv(self, in_channels: int, out_channels: int, heads: int) -> nn.Module:
+        """``GATConv`` whose concatenated heads are ``out_channels`` wide."""
+        from torch_geometric.nn import GATConv
+
+        check_heads(out_channels, heads)
+        width = out_channels // heads
+        conv: nn.Module = GATConv(in_channels, width, heads=heads, add_self_loops=False, bias=False)
+        return conv
+
+    def adjacency(self, graph: CSRGraph, dtype: torch.dtype) -> Tensor:
+        """``edge_index`` [2, E]: gathering is all that PyG's GAT can do."""
+        return _cached(graph, "gat", torch.int64, lambda g, _: g.edge_index())
+
+
+def _cached(graph: CSRGraph, kind: str, dtype: torch.dtype, build: Any) -> Tensor:
+    """What ``build(graph, dtype)`` returns, computed once per graph and forgotten with it."""
+    known = _adjacencies.setdefault(graph, {})
+    if (kind, dtype) not in known:
+        with torch.inference_mode(False):  # an inference tensor could not serve training later
+            known[kind, dtype] = build(graph, dtype)
+    return known[kind, dtype]
+
+
+def _ones(graph: CSRGraph, dtype: torch.dtype) -> Tensor:
+    ones = torch.ones(graph.num_edges, dtype=dtype, device=graph.device)
+    return _sparse(graph, ones)
+
+
+def _normalised(graph: CSRGraph, dtype: torch.dtype) -> Tensor:
+    from torch_geometric.nn.conv.gcn_conv import gcn_norm
+
+    edge_index, weight = gcn_norm(graph.edge_index(), None, graph.num_rows, dtype=dtype)
+    looped = CSRGraph.from_edge_index(edge_index, graph.num_rows)
+    return _sparse(looped, weight[looped.edge_perm])
+
+
+def _sparse(graph: CSRGraph, values: Tensor) -> Tensor:
+    """Sparse adj_t from values in CSR order; int32 offsets where they fit: MKL runs on them."""
+    size = (graph.num_rows, graph.num_cols)
+    indptr, indices = graph.indptr, graph.indices
+    if indices.dtype == torch.int32 and graph.num_edges < 2**31:
+        indptr = indptr.to(torch.int32)
+    else:
+        indices = indices.to(torch.int64)
+    with warnings.catch_warnings():  # torch announces once per process that CSR is in beta
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
+        return torch.sparse_csr_tensor(indptr, indices, values, size, check_invariants=False)

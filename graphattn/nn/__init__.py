@@ -1,0 +1,5 @@
+"""Modules that own weights and call ops; one family per file."""
+
+from graphattn.nn.blocks import mean_pool as mean_pool
+from graphattn.nn.graph_transformer_layer import GraphTransformerLayer as GraphTransformerLayer
+from graphattn.nn.transformer_conv import TransformerConv as TransformerConv

@@ -1,0 +1,199 @@
+"""TransformerConv: PyG's layer of that name on fused attention."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from graphattn.graph import CSRGraph, as_graph
+from graphattn.nn.blocks import LazyLinear, linear
+from graphattn.ops import attention, attention_weights
+
+_PYG_OPTIONS: dict[str, tuple[Any, ...]] = {
+    "aggr": ("add", "sum"),
+    "flow": ("source_to_target",),
+    "node_dim": (0,),
+    "decomposed_layers": (1,),
+}
+
+
+class TransformerConv(nn.Module):
+    r"""Attend over neighbours as PyG's ``TransformerConv``: swap the import, keep the weights.
+
+    .. math::
+        x'_i = W_1 x_i + \sum_{j \in N(i)} \alpha_{ij} (W_2 x_j + W_6 e_{ij}), \qquad
+        \alpha_{ij} = \mathrm{softmax}_j \frac{(W_3 x_i)^\top (W_4 x_j + W_6 e_{ij})}{\sqrt{d}}
+
+    Arguments, parameter names, initial values and results are those of PyG 2.8; its state dict
+    loads here and the other way round. No self-loops are added. A node without neighbours gets 0
+    from the sum.
+
+    Args:
+        in_channels: Width of ``x``, or ``(source width, target width)`` for bipartite input;
+            ``-1`` reads it from the first input.
+        out_channels: Width ``d`` of one head.
+        heads: Number of heads ``H``.
+        concat: Concatenate the heads (output width ``H * d``); else average them (``d``).
+        beta: Mix skip path and message by a learned gate,
+            ``sigmoid(w5 [W1 x_i, m_i, W1 x_i - m_i])``; off without ``root_weight``.
+        dropout: Probability of dropping an attention weight in training, in [0, 1).
+        edge_dim: Width of ``edge_attr``; ``None`` means no edge features, ``-1`` is lazy.
+        bias: Whether the node projections have a bias.
+        root_weight: Whether to add the skip path ``W1 x_i``.
+        impl: Implementation of the attention (see :func:`graphattn.attention`).
+        **kwargs: PyG's ``aggr``, ``flow`` and ``node_dim``, at the values this layer works with.
+
+    Memory O(N H d + E F): no per-edge keys, values or weights are kept, unless the weights are
+    asked back. Paper: Shi et al., 2021, https://arxiv.org/abs/2009.03509.
+
+    Example:
+        >>> conv = TransformerConv(16, 8, heads=2)
+        >>> conv(torch.randn(3, 16), torch.tensor([[0, 1], [1, 2]])).shape
+        torch.Size([3, 16])
+    """
+
+    def __init__(
+        self,
+        in_channels: int | tuple[int, int],
+        out_channels: int,
+        heads: int = 1,
+        concat: bool = True,
+        beta: bool = False,
+        dropout: float = 0.0,
+        edge_dim: int | None = None,
+        bias: bool = True,
+        root_weight: bool = True,
+        *,
+        impl: str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        _check_pyg_options(kwargs)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.heads = heads
+        self.concat = concat
+        self.beta = beta and root_weight
+        self.dropout = dropout
+        self.edge_dim = edge_dim
+        self.root_weight = root_weight
+        self.impl = impl
+
+        source, target = (in_channels,) * 2 if isinstance(in_channels, int) else in_channels
+        wide = heads * out_channels
+        skip = wide if concat else out_channels
+        self.lin_key = linear(source, wide, bias)
+        self.lin_query = linear(target, wide, bias)
+        self.lin_value = linear(source, wide, bias)
+        self.lin_edge = None if edge_dim is None else linear(edge_dim, wide, bias=False)
+        self.lin_skip = linear(target, skip, bias)
+        self.lin_beta = nn.Linear(3 * skip, 1, bias=False) if self.beta else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw new initial values, in PyG's order: one seed gives both layers the same weights."""
+        for part in (self.lin_key, self.lin_query, self.lin_value, self.lin_edge):
+            if part is not None:
+                part.reset_parameters()
+        self.lin_skip.reset_parameters()
+        if self.lin_beta is not None:
+            self.lin_beta.reset_parameters()
+
+    def forward(
+        self,
+        x: Tensor | tuple[Tensor, Tensor],
+        edge_index: Any,
+        edge_attr: Tensor | None = None,
+        return_attention_weights: bool | None = None,
+        *,
+        size: tuple[int, int] | None = None,
+    ) -> Any:
+        """Run the layer.
+
+        Args:
+            x: Node features ``[N, F]``, or ``(x_source [Ns, Fs], x_target [Nt, Ft])``.
+            edge_index: ``edge_index`` [2, E] (row 0 source, row 1 target), ``EdgeIndex``, sparse
+                ``adj_t``, ``SparseTensor`` or :class:`CSRGraph` (then nothing is converted).
+            edge_attr: Edge features ``[E, edge_dim]`` in the caller's edge order (row-major for
+                sparse input).
+            return_attention_weights: Any bool, ``False`` too as in PyG, asks the weights back:
+                a slower path that computes them apart, unfused, before dropout.
+            size: ``(Ns, Nt)``, checked against ``x``.
+
+        Returns:
+            ``[Nt, H * d]`` (``[Nt, d]`` without ``concat``), or with weights
+            ``(out, (edge_index, alpha [E, H]))``; a ``SparseTensor`` comes back holding ``alpha``.
+        """
+        x_source, x_target = (x, x) if isinstance(x, Tensor) else x
+        graph = _graph(edge_index, (x_source.shape[0], x_target.shape[0]), size)
+        head_shape = (self.heads, self.out_channels)
+        query = self.lin_query(x_target).unflatten(-1, head_shape)
+        key = self.lin_key(x_source).unflatten(-1, head_shape)
+        value = self.lin_value(x_source).unflatten(-1, head_shape)
+        edges = self._edge_options(edge_attr)
+        dropout_p = self.dropout if self.training else 0.0
+        message = cast(
+            Tensor,
+            attention(query, key, value, graph, **edges, dropout_p=dropout_p, impl=self.impl),
+        )
+        out = self._combine(message, x_target)
+        if return_attention_weights is None:
+            return out
+        alpha = attention_weights(query, key, graph, **edges)
+        if not isinstance(edge_index, Tensor) and hasattr(edge_index, "set_value"):
+            return out, edge_index.set_value(alpha, layout="coo")
+        return out, (edge_index, alpha)
+
+    def _edge_options(self, edge_attr: Tensor | None) -> dict[str, Any]:
+        if (self.lin_edge is None) != (edge_attr is None):
+            raise ValueError(
+                f"edge_attr and edge_dim go together: the layer has edge_dim={self.edge_dim} and "
+                f"got {'no edge_attr' if edge_attr is None else 'edge_attr'}; "
+                "build it with edge_dim=edge_attr.shape[1], or drop the other"
+            )
+        if self.lin_edge is None or edge_attr is None:
+            return {}
+        if isinstance(self.lin_edge, LazyLinear):
+            self.lin_edge(edge_attr[:0])  # the weight is read below, past the lazy module's hook
+        weight = self.lin_edge.weight.view(self.heads, self.out_channels, -1)
+        return {"edge_attr": edge_attr, "edge_proj": weight}
+
+    def _combine(self, message: Tensor, x_target: Tensor) -> Tensor:
+        """Join the heads and add the skip path; message [Nt, H, d]."""
+        out = message.flatten(1) if self.concat else message.mean(dim=1)
+        if not self.root_weight:
+            return out
+        skip: Tensor = self.lin_skip(x_target)
+        if self.lin_beta is None:
+            return out + skip
+        beta = self.lin_beta(torch.cat([out, skip, out - skip], dim=-1)).sigmoid()
+        return cast(Tensor, beta * skip + (1 - beta) * out)
+
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        return f"{name}({self.in_channels}, {self.out_channels}, heads={self.heads})"
+
+
+def _graph(edge_index: Any, rows: tuple[int, int], size: tuple[int, int] | None) -> CSRGraph:
+    if size is not None and tuple(size) != rows:
+        raise ValueError(
+            f"size must be (sources, targets) = {rows} as the rows of x, got {tuple(size)}; "
+            "leave it out, or pass the x that belongs to this graph"
+        )
+    return as_graph(edge_index, rows)
+
+
+def _check_pyg_options(options: dict[str, Any]) -> None:
+    """Refuse MessagePassing options whose effect the fused layer does not have."""
+    for name, value in options.items():
+        if name not in _PYG_OPTIONS:
+            raise TypeError(
+                f"TransformerConv got an unknown argument {name!r}; of PyG's MessagePassing it "
+                f"takes {', '.join(_PYG_OPTIONS)}"
+            )
+        if value not in _PYG_OPTIONS[name]:
+            remedy = "flip the edges: edge_index.flip(0)" if name == "flow" else "leave it out"
+            raise ValueError(
+                f"TransformerConv supports {name}={_PYG_OPTIONS[name][0]!r} only, got {value!r}; "
+                f"{remedy}"
+            )
