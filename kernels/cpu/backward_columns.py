@@ -1,0 +1,120 @@
+"""Backward kernel over columns: grad_key and grad_value.
+
+Here a key node owns its edges, and query rows, grad_out rows and (lse, delta) are gathered. The
+formulas are those of backward_rows.py.
+"""
+
+from graphattn.kernels.cpu.block import (
+    Block,
+    finish,
+    score,
+    score_feature_pairs,
+    stage,
+    stage_bias,
+    stage_features,
+    stage_gated,
+    stage_slots,
+    stage_streams,
+    stage_words,
+)
+from graphattn.kernels.cpu.compile import Kernel
+from graphattn.kernels.cpu.dots import head_table
+from graphattn.kernels.cpu.gradients import add_gated_gradient
+from graphattn.kernels.cpu.memory import keep, read_integer, row_scale, row_zero, scratch
+from graphattn.kernels.cpu.sums import weighted_sum
+from graphattn.kernels.cpu.tables import Ahead, Table, prefetch
+from graphattn.kernels.cpu.vector import exp2, load, store, within
+
+
+def _backward_columns(
+    shape, size, first, last, indptr, indices, edges, query, key, value, grad_out, stats,
+    grad_key, grad_value, scale, clamp, bias, gate, grad_gated, edge_attr, edge_query,
+    grad_edge_out, threshold, factor, streams,
+):  # fmt: skip
+    """Columns ``first`` to ``last``."""
+    rows, ids = scratch(shape.slot_bytes), scratch(shape.slot_bytes)
+    slots, words = scratch(shape.slot_bytes), scratch(shape.slot_bytes)
+    scores, pulls = scratch(shape.score_bytes), scratch(shape.score_bytes)
+    biases = scratch(shape.score_bytes)
+    stream_one, stream_two = scratch(128), scratch(128)
+    key_total, value_total = scratch(shape.keys.bytes), scratch(shape.values.bytes)
+    staged, spare = scratch(shape.keys.block_bytes), scratch(shape.keys.spare_bytes)
+    staged_features = scratch(shape.shared.block_bytes)
+    keys_jump, values_jump = size.groups * shape.keys.bytes, size.groups * shape.values.bytes
+    features_jump, stats_jump = size.groups * shape.features.bytes, size.groups * shape.stats.bytes
+    ahead = Ahead(indices, size.last)
+    stage_slots(shape, slots)
+    for part in range(size.batch * size.groups):
+        b, group = part // size.groups, part % size.groups
+        tables = b * size.columns * size.groups + group
+        queries = Table(query + tables * shape.keys.bytes, rows, keys_jump)
+        grads = Table(grad_out + tables * shape.values.bytes, rows, values_jump)
+        levels = Table(stats + tables * shape.stats.bytes, rows, stats_jump)
+        deltas = Table(levels.base + shape.head_bytes, rows, stats_jump)
+        if edge_attr is not None:
+            edge_queries = Table(edge_query + tables * shape.features.bytes, rows, features_jump)
+        if grad_edge_out is not None:
+            edge_grads = Table(grad_edge_out + tables * shape.features.bytes, rows, features_jump)
+        if threshold is not None:
+            stage_streams(shape, size, b, group, streams, stream_one, stream_two)
+        for i in range(first, last):
+            at = (b * size.rows + i) * size.groups + group
+            own_key, own_value = key + at * shape.keys.bytes, value + at * shape.values.bytes
+            begin, end = read_integer(indptr, i), read_integer(indptr, i + 1)
+            row_zero(shape.keys, key_total)
+            row_zero(shape.values, value_total)
+            for start in range(begin, end, shape.block):
+                block = Block(min(shape.block, end - start), start, rows, ids)
+                stage(shape, block, indices, edges)
+                for p in range(0, block.count, shape.tree):
+                    prefetch(shape.stats, levels, ahead, start + p)
+                if gate is None:
+                    near = queries
+                    score(shape.keys, block, scores, own_key, near, ahead, scale)
+                else:
+                    near = stage_gated(
+                        shape.keys, size, block, queries, gate, group, spare, slots, staged
+                    )
+                    score(shape.keys, block, scores, own_key, near, None, scale)
+                score(shape.values, block, pulls, own_value, grads, ahead, None)
+                if edge_attr is not None:
+                    features = stage_features(
+                        shape.shared, size, block, edge_attr, slots, staged_features
+                    )
+                    score_feature_pairs(shape, block, scores, edge_queries, features)
+                    if grad_edge_out is not None:
+                        score_feature_pairs(shape, block, pulls, edge_grads, features)
+                if bias is not None:
+                    stage_bias(shape, size, block, bias, group, biases)
+                if threshold is not None:
+                    stage_words(block, words)
+                for p in range(0, block.count, shape.tree):
+                    place = p * shape.head_bytes
+                    raw = load(shape, scores + place)
+                    logits = finish(shape, raw, clamp, bias, biases, p)
+                    chance = exp2(logits - head_table(shape, levels, p))
+                    weight = chance
+                    if threshold is not None:
+                        weight = chance * keep(
+                            shape, words + 8 * p, stream_one, stream_two, threshold, factor
+                        )
+                    delta = head_table(shape, deltas, p)
+                    slope = weight * load(shape, pulls + place) - chance * delta
+                    if clamp is not None:
+                        slope = within(raw, clamp, slope)
+                    store(scores + place, slope)
+                    store(pulls + place, weight)
+                weighted_sum(shape.keys, key_total, scores, near, block.count)
+                weighted_sum(shape.values, value_total, pulls, grads, block.count)
+                if grad_gated is not None:
+                    pulled = grad_gated + (
+                        b * (size.last + 1) * size.heads * size.key * shape.itemsize
+                    )
+                    add_gated_gradient(
+                        shape.keys, size, block, near, pulled, group, spare, key_total
+                    )
+            row_scale(shape.keys, grad_key + at * shape.keys.bytes, key_total, scale)
+            row_scale(shape.values, grad_value + at * shape.values.bytes, value_total, 1.0)
+
+
+backward_columns = Kernel(_backward_columns)

@@ -1,0 +1,167 @@
+"""Forward kernel: softmax attention of rows over their neighbours, one pass over the edges."""
+
+import math
+
+from numba.core import types
+
+from graphattn.kernels.cpu.block import (
+    Block,
+    edge_row,
+    finish,
+    is_padded,
+    save_edge_row,
+    score,
+    score_features,
+    stage,
+    stage_bias,
+    stage_features,
+    stage_gated,
+    stage_slots,
+    stage_streams,
+    stage_words,
+)
+from graphattn.kernels.cpu.compile import Kernel, helper
+from graphattn.kernels.cpu.memory import (
+    keep,
+    read,
+    read_integer,
+    row_multiply,
+    row_scale,
+    row_weigh,
+    row_zero,
+    scratch,
+    write,
+)
+from graphattn.kernels.cpu.sums import weighted_sum_ahead, weighted_sum_shared
+from graphattn.kernels.cpu.tables import Ahead, Table
+from graphattn.kernels.cpu.vector import (
+    LN_2,
+    exp2,
+    fold_max,
+    fold_sum,
+    head_of_lanes,
+    load,
+    replace,
+    splat,
+    store,
+)
+
+LOWEST_SINGLE, LOWEST_DOUBLE = -3.4028234663852886e38, -1.7976931348623157e308
+
+
+@helper(types.void)
+def save_gated(row, size, block, table, own, scale, group, spare, gated):
+    """Write scale * own * table row of each edge; ``spare`` is scratch for two rows."""
+    scaled, copied = spare, spare + row.bytes
+    row_scale(row, scaled, own, scale)
+    for p in range(block.count):
+        edge = read_integer(block.ids, p)
+        target = edge_row(row, size.heads, size.key, gated, edge, group)
+        if is_padded(row, size.heads, size.key):
+            target = copied
+        row_multiply(row, target, scaled, table.base + read_integer(table.index, p) * table.stride)
+        save_edge_row(row, size.heads, size.key, gated, edge, group, copied)
+
+
+@helper(types.void)
+def save_lse(shape, top, mass, spare, lse):
+    """lse = top (in units of log 2) + log mass, per head; ``spare``: two vectors."""
+    store(spare, top)
+    store(spare + 64, mass)
+    for h in range(shape.heads):
+        write(shape, lse, h, read(shape, spare, h) * LN_2 + math.log(read(shape, spare + 64, h)))
+
+
+def _forward(
+    shape, size, first, last, indptr, indices, edges, query, key, value, out, lse, scale,
+    clamp, bias, gate, gated, edge_attr, edge_query, edge_out, threshold, factor, streams,
+):  # fmt: skip
+    """Rows ``first`` to ``last``: logits of a block, running max, weights, weighted sums."""
+    columns, ids = scratch(shape.slot_bytes), scratch(shape.slot_bytes)
+    slots, words = scratch(shape.slot_bytes), scratch(shape.slot_bytes)
+    scores, biases = scratch(shape.score_bytes), scratch(shape.score_bytes)
+    per_head, stream_one, stream_two = scratch(128), scratch(128), scratch(128)
+    total, feature_total = scratch(shape.values.bytes), scratch(shape.features.bytes)
+    staged, spare = scratch(shape.keys.block_bytes), scratch(shape.keys.spare_bytes)
+    staged_features = scratch(shape.shared.block_bytes)
+    keys_jump, values_jump = size.groups * shape.keys.bytes, size.groups * shape.values.bytes
+    ahead = Ahead(indices, size.last)
+    lowest = LOWEST_DOUBLE if shape.itemsize == 8 else LOWEST_SINGLE
+    stage_slots(shape, slots)
+    for part in range(size.batch * size.groups):
+        b, group = part // size.groups, part % size.groups
+        tables = b * size.columns * size.groups + group
+        keys = Table(key + tables * shape.keys.bytes, columns, keys_jump)
+        values = Table(value + tables * shape.values.bytes, columns, values_jump)
+        edge_jump = b * (size.last + 1) * size.heads * size.key * shape.itemsize
+        if threshold is not None:
+            stage_streams(shape, size, b, group, streams, stream_one, stream_two)
+        for i in range(first, last):
+            at = (b * size.rows + i) * size.groups + group
+            own, feature_at = query + at * shape.keys.bytes, at * shape.features.bytes
+            begin, end = read_integer(indptr, i), read_integer(indptr, i + 1)
+            top, mass = splat(shape, lowest), splat(shape, 0.0)
+            row_zero(shape.values, total)
+            if edge_attr is not None:
+                row_zero(shape.features, feature_total)
+            for start in range(begin, end, shape.block):
+                block = Block(min(shape.block, end - start), start, columns, ids)
+                stage(shape, block, indices, edges)
+                if gate is None:
+                    near = keys
+                    score(shape.keys, block, scores, own, near, ahead, scale)
+                else:
+                    near = stage_gated(
+                        shape.keys, size, block, keys, gate, group, spare, slots, staged
+                    )
+                    score(shape.keys, block, scores, own, near, None, scale)
+                if gated is not None:
+                    to = gated + edge_jump
+                    save_gated(shape.keys, size, block, near, own, scale, group, spare, to)
+                if edge_attr is not None:
+                    features = stage_features(
+                        shape.shared, size, block, edge_attr, slots, staged_features
+                    )
+                    score_features(shape, block, scores, edge_query + feature_at, features)
+                if bias is not None:
+                    stage_bias(shape, size, block, bias, group, biases)
+                before = top
+                for p in range(0, block.count, shape.tree):
+                    place = scores + p * shape.head_bytes
+                    logits = finish(shape, load(shape, place), clamp, bias, biases, p)
+                    logits = head_of_lanes(logits, (block.count - p) * shape.heads, -math.inf)
+                    store(place, logits)
+                    top = max(top, logits)
+                top = fold_max(shape, top)
+                if start > begin:
+                    shrink = exp2(before - top)
+                    mass = mass * shrink
+                    store(per_head, shrink)
+                    row_weigh(shape.values, total, total, per_head)
+                    if edge_attr is not None:
+                        row_weigh(shape.features, feature_total, feature_total, per_head)
+                if threshold is not None:
+                    stage_words(block, words)
+                for p in range(0, block.count, shape.tree):
+                    place = scores + p * shape.head_bytes
+                    weights = exp2(load(shape, place) - top)
+                    mass = mass + weights
+                    if threshold is not None:
+                        weights = weights * keep(
+                            shape, words + 8 * p, stream_one, stream_two, threshold, factor
+                        )
+                    store(place, weights)
+                weighted_sum_ahead(shape.values, total, scores, values, block.count, ahead, start)
+                if edge_attr is not None:
+                    weighted_sum_shared(
+                        shape.features, feature_total, scores, features, block.count
+                    )
+            mass = fold_sum(shape, mass)
+            save_lse(shape, top, mass, per_head, lse + at * shape.head_bytes)
+            store(per_head, replace(1.0 / mass, math.inf, 0.0))
+            row_weigh(shape.values, out + at * shape.values.bytes, total, per_head)
+            if edge_attr is not None:
+                row_weigh(shape.features, edge_out + feature_at, feature_total, per_head)
+
+
+forward = Kernel(_forward)

@@ -1,0 +1,282 @@
+"""CPU kernels against the reference: outputs and every gradient, for every option."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("numba")
+
+from graphattn.graph.csr import CSRGraph
+from graphattn.kernels.cpu.attention import attention_backward, attention_forward
+from graphattn.kernels.layout import Layout
+from graphattn.kernels.reference.attention import attention_forward as reference
+
+ROWS, COLUMNS, EDGES = 37, 29, 401
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+EDGE_TENSORS = ("bias", "gate", "edge_attr", "edge_query")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One combination of sizes and options."""
+
+    heads: int
+    key: int
+    value: int
+    batch: int = 1
+    feature: int = 0
+    bias: str = ""
+    gate: bool = False
+    clamp: float | None = None
+    dropout: float = 0.0
+    gated: bool = False
+    lse: bool = True
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keywords that are not tensors with gradients."""
+        streams = torch.randint(0, 2**32, (self.batch * self.heads, 2)) if self.dropout else None
+        return {
+            "scale": 0.4,
+            "clamp": self.clamp,
+            "dropout_p": self.dropout,
+            "streams": streams,
+            "return_gated": self.gated,
+        }
+
+
+CASES = [
+    Case(8, 16, 16),
+    Case(1, 1, 1, batch=2, feature=3, bias="edge"),
+    Case(3, 13, 5, batch=2, feature=6, bias="head", gate=True, clamp=0.7, dropout=0.3, gated=True),
+]
+SWEEP = [
+    Case(8, 16, 16, lse=False),
+    Case(4, 8, 8, gated=True),
+    Case(12, 70, 33, bias="head"),
+    Case(2, 256, 16, clamp=0.5),
+    Case(16, 4, 4, batch=3, bias="edge", dropout=0.5),
+    Case(20, 3, 2, feature=20, dropout=0.1),
+    Case(8, 16, 16, batch=2, feature=16, bias="head", gate=True),
+    Case(5, 32, 64, feature=33, clamp=1.0),
+    Case(6, 24, 48, gate=True, gated=True, batch=2),
+    Case(1, 100, 7, feature=1, bias="edge", gate=True, dropout=0.2, clamp=2.0, gated=True),
+]
+
+
+def skewed_graph(rows: int = ROWS, columns: int = COLUMNS, edges: int = EDGES) -> CSRGraph:
+    """Bipartite, unsorted, with a hub row, empty rows and columns, and duplicate edges."""
+    source, target = torch.randint(0, columns, (edges,)), torch.randint(0, rows, (edges,))
+    target[: edges // 4], source[edges // 2 : edges // 2 + 9] = 3, 2
+    target[target == 7], source[source == 4] = 8, 5
+    source[5:9], target[5:9] = 6, 9
+    return CSRGraph.from_edge_index(torch.stack([source, target]), (columns, rows))
+
+
+def random_inputs(case: Case, rows: Layout, dtype: torch.dtype) -> dict[str, Tensor | None]:
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=dtype)
+
+    heads, edges = case.heads, rows.indices.shape[0]
+    inputs: dict[str, Tensor | None] = dict.fromkeys(EDGE_TENSORS)
+    if case.bias:
+        bias = normal(edges, heads) if case.bias == "head" else normal(edges)
+        bias[::5] = -math.inf
+        masked = slice(int(rows.indptr[10]), int(rows.indptr[11]))
+        bias[rows.edges[masked]] = -math.inf
+        inputs["bias"] = bias
+    if case.gate:
+        inputs["gate"] = normal(edges, heads, case.key)
+    if case.feature:
+        inputs["edge_attr"] = normal(edges, case.feature)
+        inputs["edge_query"] = normal(case.batch, ROWS, heads, case.feature)
+    nodes = {
+        "query": normal(case.batch, ROWS, heads, case.key),
+        "key": normal(case.batch, COLUMNS, heads, case.key),
+        "value": normal(case.batch, COLUMNS, heads, case.value),
+    }
+    return nodes | inputs
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    assert found.shape == expected.shape
+    assert torch.equal(found.isinf(), expected.isinf())
+    finite = ~expected.isinf()
+    size = expected[finite].abs().max().clamp_min(1e-3)
+    return float((found[finite].double() - expected[finite].double()).abs().max() / size)
+
+
+def expected_results(
+    case: Case, inputs: dict[str, Tensor | None], rows: Layout, options: dict[str, Any]
+) -> tuple[list[Tensor | None], list[Tensor | None], dict[str, Tensor]]:
+    """Reference outputs in float64, random output gradients, and the inputs' gradients."""
+    leaves = {n: t if t is None else t.double().requires_grad_() for n, t in inputs.items()}
+    nodes = [leaves[name] for name in ("query", "key", "value")]
+    edge = {name: leaves[name] for name in EDGE_TENSORS}
+    outputs = list(reference(*nodes, rows, **edge, **options))
+    pulls = [None if out is None else torch.randn_like(out) for out in outputs]
+    pulls[1] = torch.where(outputs[1].isinf(), 0.0, pulls[1]) if case.lse else None
+    used = [(o, g) for o, g in zip(outputs, pulls, strict=True) if g is not None]
+    wanted = {name: leaf for name, leaf in leaves.items() if leaf is not None}
+    found = torch.autograd.grad([o for o, _ in used], [*wanted.values()], [g for _, g in used])
+    return outputs, pulls, dict(zip(wanted, found, strict=True))
+
+
+def check(case: Case, dtype: torch.dtype) -> None:
+    rows, cols = skewed_graph().layout("cpu")
+    inputs, options = random_inputs(case, rows, dtype), case.options
+    outputs, pulls, expected = expected_results(case, inputs, rows, options)
+    pulls = [None if g is None else g.to(dtype) for g in pulls]
+    nodes = [inputs[name] for name in ("query", "key", "value")]
+    edge = {name: inputs[name] for name in EDGE_TENSORS}
+    found = attention_forward(*nodes, rows, **edge, **options)
+    for out, want in zip(found, outputs, strict=True):
+        assert (out is None) == (want is None)
+        if out is not None:
+            assert out.dtype == dtype
+            assert relative_error(out, want.detach()) < TOLERANCE[dtype]
+    needs = tuple(inputs[name] is not None for name in EDGE_TENSORS)
+    grads = attention_backward(
+        pulls[0], pulls[1], pulls[2], pulls[3], *nodes, *found[:3], rows, cols,
+        **edge, **options, needs=needs,
+    )  # fmt: skip
+    for name, grad in zip(("query", "key", "value", *EDGE_TENSORS), grads, strict=True):
+        assert (grad is None) == (name not in expected)
+        if grad is not None:
+            assert grad.dtype == dtype, name
+            assert relative_error(grad, expected[name]) < TOLERANCE[dtype], name
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_matches_reference(case: Case, dtype: torch.dtype) -> None:
+    check(case, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("case", SWEEP, ids=str)
+def test_matches_reference_sweep(case: Case, dtype: torch.dtype) -> None:
+    check(case, dtype)
+
+
+def plain_call(graph: CSRGraph, *nodes: Tensor) -> list[Tensor]:
+    """Output, LSE and gradients of the plain case."""
+    rows, cols = graph.layout("cpu")
+    out, lse, _, _ = attention_forward(*nodes, rows, scale=0.4)
+    pull = torch.cos(torch.arange(out.numel(), dtype=out.dtype)).view_as(out)
+    args = (pull, lse.nan_to_num(0, 0, 0), None, None, *nodes, out, lse, None, rows, cols)
+    grads = attention_backward(*args, scale=0.4)
+    return [out, lse, *(g for g in grads if g is not None)]
+
+
+def random_nodes(rows: int, columns: int, batch: int = 1) -> list[Tensor]:
+    return [torch.randn(batch, n, 8, 16) for n in (rows, columns, columns)]
+
+
+def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphattn.kernels.cpu.threads.INLINE_WORK", 0)
+    graph, nodes = skewed_graph(700, 500, 9001), random_nodes(700, 500, batch=2)
+    found = []
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found.append(plain_call(graph, *nodes))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_int64_indices_give_the_same_bits() -> None:
+    graph, nodes = skewed_graph(), random_nodes(ROWS, COLUMNS)
+    wide = CSRGraph(graph.indptr, graph.indices.long(), graph.num_cols, graph.edge_perm)
+    assert wide.indices.dtype == torch.int64 != graph.indices.dtype
+    for a, b in zip(plain_call(graph, *nodes), plain_call(wide, *nodes), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_strided_and_half_precision_inputs() -> None:
+    graph, nodes = skewed_graph(), random_nodes(ROWS, COLUMNS)
+    strided = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in nodes]
+    for a, b in zip(plain_call(graph, *nodes), plain_call(graph, *strided), strict=True):
+        assert torch.equal(a, b)
+    for dtype in (torch.bfloat16, torch.float16):
+        half = [t.to(dtype) for t in nodes]
+        out, lse = plain_call(graph, *half)[:2]
+        wide = plain_call(graph, *(t.float() for t in half))
+        assert (out.dtype, lse.dtype) == (dtype, torch.float32)
+        assert torch.equal(out, wide[0].to(dtype)) and torch.equal(lse, wide[1])
+
+
+@pytest.mark.parametrize("rows, columns", [(5, 3), (0, 3), (5, 0)])
+def test_no_edges(rows: int, columns: int) -> None:
+    graph = CSRGraph.from_edge_index(torch.empty(2, 0, dtype=torch.int64), (columns, rows))
+    out, lse, *grads = plain_call(graph, *random_nodes(rows, columns))
+    assert not out.any() and bool((lse == -math.inf).all())
+    assert not any(grad.any() for grad in grads)
+
+
+def test_nan_reaches_the_output_of_its_row_and_head_only() -> None:
+    graph, nodes = skewed_graph(), random_nodes(ROWS, COLUMNS)
+    clean = plain_call(graph, *nodes)[0]
+    nodes[0][0, 3, 2, 0] = torch.nan
+    out = plain_call(graph, *nodes)[0]
+    assert out[0, 3, 2].isnan().all()
+    clean[0, 3, 2] = out[0, 3, 2] = 0.0
+    assert torch.equal(out, clean)
+
+
+def test_nan_passes_the_clamp() -> None:
+    rows, _ = skewed_graph().layout("cpu")
+    nodes = random_nodes(ROWS, COLUMNS)
+    nodes[0][0, 3, 2, 0] = torch.nan
+    out, lse, _, _ = attention_forward(*nodes, rows, scale=0.4, clamp=1.0)
+    assert out[0, 3, 2].isnan().all() and lse[0, 3, 2].isnan()
+    assert not out[0, 3, 1].isnan().any()
+
+
+def test_large_logits_do_not_overflow() -> None:
+    graph = skewed_graph()
+    query, key, value = random_nodes(ROWS, COLUMNS)
+    found = plain_call(graph, 1e4 * query, key, value)
+    assert all(bool(t.isfinite().all()) for t in (found[0], *found[2:]))
+
+
+def test_peak_memory_has_no_term_in_edges() -> None:
+    """torch's own allocations of a plain call: outputs, gradients, two numbers per row and head."""
+    sizes = []
+    for edges in (2000, 20000):
+        graph, nodes = skewed_graph(300, 200, edges), random_nodes(300, 200)
+        graph.layout("cpu")
+        with torch.profiler.profile(profile_memory=True) as profile:
+            plain_call(graph, *nodes)
+        used = [e.self_cpu_memory_usage for e in profile.key_averages()]
+        sizes.append(sum(n for n in used if n > 0))
+    assert sizes[0] == sizes[1]
+
+
+def test_threaded_callers_share_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    monkeypatch.setattr("graphattn.kernels.cpu.threads.INLINE_WORK", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    graph, nodes = skewed_graph(), random_nodes(ROWS, COLUMNS)
+    expected = plain_call(graph, *nodes)
+    with ThreadPoolExecutor(4) as callers:
+        results = list(callers.map(lambda _: plain_call(graph, *nodes), range(8)))
+    for found in results:
+        assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_gate_of_ones_is_no_gate() -> None:
+    case = replace(CASES[0], gate=True)
+    rows, _ = skewed_graph().layout("cpu")
+    inputs = random_inputs(case, rows, torch.float32)
+    nodes = [inputs[name] for name in ("query", "key", "value")]
+    ones = torch.ones(EDGES, 8, 16)
+    plain = attention_forward(*nodes, rows, scale=0.4)[0]
+    assert torch.equal(attention_forward(*nodes, rows, scale=0.4, gate=ones)[0], plain)

@@ -1,0 +1,151 @@
+"""Compilation: disk cache across processes, unwritable folders, invalidation, fork, threads."""
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("numba")
+
+from graphattn.kernels.cpu import shape as shape_module
+from graphattn.kernels.cpu import threads
+from graphattn.kernels.cpu.attention import attention_forward
+from graphattn.kernels.layout import Layout
+
+ROOT = Path(__file__).parents[2]
+CALL = """
+    import torch
+    from graphattn.kernels.layout import Layout
+    from graphattn.kernels.cpu.attention import attention_forward
+    q = torch.ones(1, 4, 8, 16)
+    indptr = torch.tensor([0, 1, 2, 3, 4])
+    rows = Layout(indptr, torch.arange(4), indptr.new_empty(0), (torch.tensor([0, 4]),))
+    out = attention_forward(q, q, q, rows, scale=1.0)[0]
+    assert torch.equal(out, q)
+"""
+COUNT = """
+    from numba.core import event
+    with event.install_recorder("numba:compile") as compiled:
+        run()
+    print(len(compiled.buffer))
+"""
+
+
+def run_python(code: str, cache: Path, root: Path = ROOT) -> str:
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=root
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def compilations(cache: Path, root: Path = ROOT) -> int:
+    """How many functions a fresh process has to compile for one forward call."""
+    body = textwrap.indent(textwrap.dedent(CALL), "    ")
+    return int(run_python(f"def run():\n{body}\n{textwrap.dedent(COUNT)}", cache, root))
+
+
+def small_call() -> torch.Tensor:
+    scope: dict[str, torch.Tensor] = {}
+    exec(textwrap.dedent(CALL), scope)
+    return scope["out"]
+
+
+def test_second_process_hits_and_a_changed_helper_misses(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "kernels", tmp_path / "kernels", ignore=shutil.ignore_patterns("__py*"))
+    (tmp_path / "graphattn").mkdir()
+    (tmp_path / "graphattn" / "kernels").symlink_to("../kernels")
+    cache = tmp_path / "cache"
+    assert compilations(cache, tmp_path) > 0
+    assert compilations(cache, tmp_path) == 0
+    with open(tmp_path / "kernels" / "cpu" / "emitter.py", "a") as file:
+        file.write("# changed\n")
+    assert compilations(cache, tmp_path) > 0
+
+
+def test_unwritable_cache_folders(tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    nowhere = """
+        import numba.core.caching as caching
+        def refuse(self):
+            raise PermissionError("read-only")
+        caching._CacheLocator.ensure_cache_path = refuse
+    """
+    run_python(textwrap.dedent(CALL), blocker / "cache")
+    run_python(textwrap.dedent(nowhere) + textwrap.dedent(CALL), blocker / "cache")
+
+
+def test_damaged_cache_is_ignored(tmp_path: Path) -> None:
+    run_python(textwrap.dedent(CALL), tmp_path)
+    indexes = list(tmp_path.glob("**/*.nbi"))
+    assert indexes
+    for index in indexes:
+        index.write_bytes(index.read_bytes()[:40])
+    run_python(textwrap.dedent(CALL), tmp_path)
+
+
+def test_version_covers_every_file() -> None:
+    folder = Path(shape_module.__file__).parent
+    assert {p.name for p in shape_module._SOURCES} == {p.name for p in folder.glob("*.py")}
+    assert (
+        shape_module.VERSION
+        in shape_module.numba_type(shape_module.Shape(False, 1, 16, 16, 0, 32, 64, 16)).name
+    )
+
+
+def _child(results: "multiprocessing.Queue[bool]") -> None:
+    # Plain Python only after the fork: torch's own threads do not survive it either.
+    threads.INLINE_WORK = 0
+    torch.get_num_threads = lambda: 2  # type: ignore[assignment]
+    results.put(bool((small_call() == 1).all()))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_works_in_a_child_process(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "INLINE_WORK", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    small_call()
+    context = multiprocessing.get_context(method)
+    results = context.Queue()
+    child = context.Process(target=_child, args=(results,))
+    child.start()
+    assert results.get(timeout=120)
+    child.join(timeout=60)
+    assert child.exitcode == 0
+
+
+def test_every_piece_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    seen: list[tuple[int, int]] = []
+    threads.run_chunks(lambda a, b: seen.append((a, b)), torch.arange(0, 501, 5), 1e12)
+    seen.sort()
+    assert seen[0][0] == 0 and seen[-1][1] == 500 and len(seen) > 3
+    assert all(a[1] == b[0] for a, b in zip(seen, seen[1:], strict=False))
+
+
+def test_errors_of_a_worker_reach_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+    def fail(first: int, last: int) -> None:
+        raise ZeroDivisionError(first)
+
+    with pytest.raises(ZeroDivisionError):
+        threads.run_chunks(fail, torch.arange(0, 501, 5), 1e12)
+
+
+def test_small_calls_stay_on_the_calling_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(threads, "_pool", None)
+    indptr = torch.arange(0, 101, 4)
+    layout = Layout(indptr, torch.arange(100) % 9, indptr.new_empty(0), (torch.arange(26),))
+    nodes = torch.randn(1, 25, 8, 16), torch.randn(1, 9, 8, 16), torch.randn(1, 9, 8, 16)
+    assert attention_forward(*nodes, layout, scale=1.0)[0].isfinite().all()
