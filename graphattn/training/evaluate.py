@@ -1,0 +1,68 @@
+"""Scores of a trained model: full-graph inference, exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from graphattn.training import tasks
+from graphattn.training.checkpoint import BEST, load_weights
+from graphattn.training.config import TrainConfig
+from graphattn.training.inputs import Inputs
+from graphattn.training.loop import autocast
+
+if TYPE_CHECKING:
+    from graphattn.datasets.base import NodeDataset
+    from graphattn.training.build import Prepared
+
+
+@torch.no_grad()
+def predict(model: nn.Module, inputs: Inputs, task: str, precision: str = "fp32") -> Tensor:
+    """Scores of all nodes on the CPU; every neighbour of every node is read.
+
+    Args:
+        model: The network; it is left in evaluation mode.
+        inputs: Its inputs, on its device.
+        task: One of ``tasks.TASKS``.
+        precision: As in training, so that the validation score is the one that chose the epoch.
+
+    Returns:
+        [N] for a binary task, else [N, C].
+    """
+    model.eval()
+    with autocast(inputs.x.device, precision):
+        outputs = model(inputs.x, inputs.graph, inputs.pe)
+    return tasks.scores(task, outputs).cpu()
+
+
+def score(dataset: NodeDataset, scores: Tensor, nodes: Tensor) -> float | None:
+    """The data set's metric over ``nodes``; None if there are none (hidden test labels)."""
+    if not len(nodes):
+        return None
+    return dataset.evaluate(scores[nodes], dataset.data.y[nodes])
+
+
+def best_scores(run: Prepared, folder: Path, precision: str = "fp32") -> dict[str, float | None]:
+    """Train, validation and test score of ``best.safetensors`` in a run folder.
+
+    The one place where test labels are read.
+    """
+    load_weights(folder / BEST, run.model)
+    scores = predict(run.model, run.inputs, run.dataset.task, precision)
+    return {part: score(run.dataset, scores, nodes) for part, nodes in run.split.items()}
+
+
+def evaluate_run(config: TrainConfig, folder: Path) -> dict[str, Any]:
+    """Loads a run's data and best weights, and computes its scores anew.
+
+    Args:
+        config: The run's configuration (``config.yaml``, perhaps with another data root).
+        folder: The run folder.
+    """
+    from graphattn.training.build import prepare
+
+    run = prepare(config)
+    return {"metric": run.dataset.metric} | best_scores(run, folder, config.loop.precision)

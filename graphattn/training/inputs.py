@@ -1,0 +1,183 @@
+"""What a model reads: features, graph and positional encoding."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from graphattn.graph.convert import as_graph
+from graphattn.graph.csr import CSRGraph
+from graphattn.training.config import DataConfig, EncodingConfig
+
+if TYPE_CHECKING:
+    from graphattn.datasets.base import NodeDataset
+
+
+def say(text: str) -> None:
+    """Prints a line on stderr: what a user must see but no program parses."""
+    print(text, file=sys.stderr)
+
+
+@dataclass
+class Inputs:
+    """Inputs of a full-graph step, all on one device.
+
+    Attributes:
+        x: float32 [N, F].
+        graph: Row i lists the nodes that i attends to.
+        pe: float32 [N, k] or None.
+        flip: Draws new signs for ``pe`` in each training step; None leaves it as it is.
+    """
+
+    x: Tensor
+    graph: CSRGraph
+    pe: Tensor | None = None
+    flip: Callable[[Tensor], Tensor] | None = None
+
+    def to(self, device: torch.device) -> Inputs:
+        """These inputs on ``device``."""
+        pe = None if self.pe is None else self.pe.to(device)
+        return Inputs(self.x.to(device), self.graph.to(device), pe, self.flip)
+
+    def train_pe(self) -> Tensor | None:
+        """The encoding of one training step."""
+        return self.pe if self.pe is None or self.flip is None else self.flip(self.pe)
+
+
+def load_nodes(config: DataConfig) -> NodeDataset:
+    """Loads the data set of a configuration.
+
+    Raises:
+        ValueError: If it is a set of graphs, or lacks the split asked for.
+    """
+    from graphattn.datasets.base import NodeDataset
+    from graphattn.datasets.catalogue import load_dataset
+
+    dataset = load_dataset(
+        config.name,
+        config.root,
+        download=config.download,
+        undirected=config.undirected,
+        seed=config.split_seed,
+        **config.options,
+    )
+    if not isinstance(dataset, NodeDataset):
+        raise ValueError(
+            f"{config.name} is a set of graphs; this command trains on one graph whose nodes carry "
+            "the labels. Batch the graphs with PyG's DataLoader and pass batch= to the model"
+        )
+    return dataset
+
+
+def select_split(dataset: NodeDataset, number: int) -> dict[str, Tensor]:
+    """Split ``number`` of a data set.
+
+    Raises:
+        ValueError: If there are no labels, no such split, or no validation nodes to select an
+            epoch by.
+    """
+    count = len(dataset.splits)
+    if dataset.data.y is None or not count:
+        raise ValueError(
+            f"{dataset.name} has no labels to train on; put its edges, labels (y.npy) and features "
+            "(x.npy) into a folder and give that as NAME"
+        )
+    if not 0 <= number < count:
+        raise ValueError(f"{dataset.name} has splits 0..{count - 1}, got data.split {number}")
+    split = dataset.splits[number]
+    if not len(split["valid"]):
+        raise ValueError(
+            f"split {number} of {dataset.name} has no validation nodes, and the best epoch is "
+            "chosen by them; move some training nodes there"
+        )
+    return split
+
+
+def make_inputs(dataset: NodeDataset, data: DataConfig, encoding: EncodingConfig) -> Inputs:
+    """Builds features, graph (as the data set has it) and encoding on the CPU.
+
+    Args:
+        dataset: The data set.
+        data: Section ``data``.
+        encoding: Section ``encoding``.
+    """
+    x = features(dataset, data.normalize_features)
+    graph = as_graph(dataset.data.edge_index, x.shape[0])
+    flip = None
+    if encoding.kind == "laplacian":
+        from graphattn.encodings import flip_signs
+
+        def flip(pe: Tensor) -> Tensor:
+            return flip_signs(pe, mode=encoding.sign_flip)
+
+    return Inputs(x, graph, positional_encoding(graph, encoding), flip)
+
+
+def attended(name: str, graph: CSRGraph, choice: str, wanted: bool) -> CSRGraph:
+    """``with_self_loops``, and a line that says how many edges there were and are."""
+    looped = with_self_loops(graph, choice, wanted)
+    note = "" if graph.is_undirected() else " (directed; --data.undirected true adds the reverse)"
+    say(f"{name}: {graph.num_edges:,} edges{note}; the model attends over {looped.num_edges:,}")
+    return looped
+
+
+def features(dataset: NodeDataset, normalize: bool) -> Tensor:
+    """Node features [N, F] in float32; without any, the mean of the incoming edges' features.
+
+    Args:
+        dataset: The data set.
+        normalize: Divide each row by its sum, as PyG's ``NormalizeFeatures`` does.
+
+    Raises:
+        ValueError: If neither nodes nor edges have features.
+    """
+    data = dataset.data
+    if data.x is None and data.edge_attr is None:
+        raise ValueError(
+            f"{dataset.name} has neither node nor edge features; set data.x, for instance to "
+            "degrees or a positional encoding, in a folder of .npy files"
+        )
+    x = data.x.float() if data.x is not None else _mean_of_edges(data)
+    return x / x.sum(1, keepdim=True).clamp(min=1.0) if normalize else x
+
+
+def _mean_of_edges(data: object) -> Tensor:
+    attr, target = data.edge_attr.float(), data.edge_index[1]  # type: ignore[attr-defined]
+    nodes = int(data.num_nodes)  # type: ignore[attr-defined]
+    total = attr.new_zeros(nodes, attr.shape[1]).index_add_(0, target, attr)
+    return total / torch.bincount(target, minlength=nodes).clamp(min=1).unsqueeze(1)
+
+
+def with_self_loops(graph: CSRGraph, choice: str, wanted: bool) -> CSRGraph:
+    """Adds exactly one self-loop per node, removes all, or keeps the graph.
+
+    Args:
+        graph: As the data set has it.
+        choice: ``"add"``, ``"remove"``, ``"keep"``, or ``"auto"``: add if ``wanted``, else keep.
+        wanted: What the model asks for.
+    """
+    if choice not in ("auto", "add", "remove", "keep"):
+        raise ValueError(f"expected data.self_loops auto, add, remove or keep, got {choice!r}")
+    if choice == "remove":
+        return graph.remove_self_loops()
+    if choice == "add" or (choice == "auto" and wanted):
+        return graph.remove_self_loops().add_self_loops()
+    return graph
+
+
+def positional_encoding(graph: CSRGraph, config: EncodingConfig) -> Tensor | None:
+    """The encoding [N, k] that a configuration asks for, or None."""
+    if config.kind == "none":
+        return None
+    from graphattn import encodings
+
+    if config.kind == "laplacian":
+        return encodings.laplacian_pe(graph, config.k)[1]
+    if config.kind == "random-walk":
+        return encodings.random_walk_pe(graph, config.k)
+    raise ValueError(f"expected encoding.kind none, laplacian or random-walk, got {config.kind!r}")

@@ -1,0 +1,201 @@
+"""Full-graph training: one step per epoch, the best validation epoch kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphattn.training import tasks
+from graphattn.training.config import TrainConfig
+from graphattn.training.inputs import Inputs
+from graphattn.training.optim import Schedule, make_optimizer
+from graphattn.training.seed import rng_state, set_rng_state
+
+_PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Autocast to ``bf16`` or ``fp16``; without effect for ``fp32``.
+
+    Raises:
+        ValueError: If the precision is none of these.
+    """
+    if precision not in _PRECISIONS:
+        raise ValueError(f"expected loop.precision {', '.join(_PRECISIONS)}, got {precision!r}")
+    dtype = _PRECISIONS[precision]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """The labels a training loop may see: those of training and validation nodes.
+
+    Attributes:
+        train: int64 [n] node indices.
+        train_labels: Labels of those nodes, in their order.
+        valid: int64 [m] node indices.
+        valid_labels: Labels of those nodes, in their order.
+        task: One of ``tasks.TASKS``.
+        metric: Name of the metric.
+        evaluate: ``evaluate(scores, labels) -> float``.
+    """
+
+    train: Tensor
+    train_labels: Tensor
+    valid: Tensor
+    valid_labels: Tensor
+    task: str
+    metric: str
+    evaluate: Callable[[Tensor, Tensor], float]
+
+    def to(self, device: torch.device) -> Supervision:
+        """Indices and training labels on ``device``."""
+        return Supervision(
+            self.train.to(device),
+            self.train_labels.to(device),
+            self.valid.to(device),
+            self.valid_labels,
+            self.task,
+            self.metric,
+            self.evaluate,
+        )
+
+
+@dataclass
+class Best:
+    """Scores at the best validation epoch so far; ``epoch`` 0 means none yet."""
+
+    epoch: int = 0
+    valid: float = math.nan
+    train: float = math.nan
+
+
+class Trainer:
+    """Trains one model on one graph.
+
+    It holds no test labels: the test score is a separate call (``evaluate.test_score``) on the
+    weights of the best validation epoch, which ``best_weights`` holds until they are written.
+
+    Args:
+        model: ``model(x, graph, pe) -> outputs [N, C]``, on its device.
+        inputs: Features, graph and encoding on the same device.
+        supervision: Training and validation labels.
+        config: Sections ``optim`` and ``loop`` are used.
+    """
+
+    def __init__(
+        self, model: nn.Module, inputs: Inputs, supervision: Supervision, config: TrainConfig
+    ) -> None:
+        self.config, self.model, self.inputs = config, model, inputs
+        self.device = inputs.x.device
+        self.supervision = supervision.to(self.device)
+        self._forward = torch.compile(model) if config.loop.compile else model
+        self.optimizer = make_optimizer(model, config.optim)
+        self.larger_is_better = tasks.larger_is_better(supervision.metric)
+        self.schedule = Schedule(
+            self.optimizer, config.optim, config.loop.epochs, self.larger_is_better
+        )
+        # bf16 has float32's range; only fp16 needs its gradients scaled.
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=config.loop.precision == "fp16"
+        )
+        self.epoch = 0
+        self.best = Best()
+        self.best_weights: dict[str, Tensor] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or patience has run out."""
+        loop = self.config.loop
+        stalled = self.best.epoch > 0 and self.epoch - self.best.epoch >= loop.patience > 0
+        return self.epoch >= loop.epochs or stalled
+
+    def run_epoch(self) -> dict[str, Any]:
+        """Trains one step, evaluates if the epoch is due, and returns the entry to record.
+
+        Raises:
+            FloatingPointError: If the loss is NaN or infinite.
+        """
+        rate = self.optimizer.param_groups[0]["lr"]
+        start = time.perf_counter()
+        loss = self._train_step()
+        self.epoch += 1
+        seconds = time.perf_counter() - start
+        self._check_loss(loss, rate)
+        entry = {"epoch": self.epoch, "loss": loss, "lr": rate, "seconds": seconds}
+        loop = self.config.loop
+        valid = None
+        if self.epoch % loop.eval_every == 0 or self.epoch == loop.epochs:
+            entry |= self._validate()
+            valid = entry["valid"]
+        self.schedule.step(valid)
+        return entry
+
+    def _train_step(self) -> float:
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        seen = self.supervision
+        outputs = self._outputs(self.inputs.train_pe())
+        loss = tasks.loss(seen.task, outputs[seen.train], seen.train_labels)
+        self.scaler.scale(loss).backward()
+        if self.config.optim.clip > 0:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.item()
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        self.model.eval()
+        seen = self.supervision
+        scores = tasks.scores(seen.task, self._outputs(self.inputs.pe))
+        valid = seen.evaluate(scores[seen.valid], seen.valid_labels)
+        train = seen.evaluate(scores[seen.train], seen.train_labels)
+        sign = 1 if self.larger_is_better else -1
+        if not self.best.epoch or sign * valid > sign * self.best.valid:
+            self.best = Best(self.epoch, valid, train)
+            state = self.model.state_dict()
+            self.best_weights = {key: value.cpu().clone() for key, value in state.items()}
+        return {"train": train, "valid": valid}
+
+    def _outputs(self, pe: Tensor | None) -> Tensor:
+        with autocast(self.device, self.config.loop.precision):
+            return self._forward(self.inputs.x, self.inputs.graph, pe)
+
+    def _check_loss(self, loss: float, rate: float) -> None:
+        if math.isfinite(loss):
+            return
+        raise FloatingPointError(
+            f"the loss became {loss} in epoch {self.epoch}; lower the learning rate (--optim.lr, "
+            f"now {rate:g}), clip gradients (--optim.clip 1), warm up (--optim.warmup 10), or "
+            f"train in fp32 (--loop.precision, now {self.config.loop.precision})"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resume needs to go on to the same numbers."""
+        return {
+            "epoch": self.epoch,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "best": asdict(self.best),
+            "rng": rng_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores ``state_dict``, the random number generators included."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch = state["epoch"]
+        self.best = Best(**state["best"])
+        set_rng_state(state["rng"])

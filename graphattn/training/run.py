@@ -1,0 +1,190 @@
+"""One training run in its folder, from the first epoch or from a checkpoint, to its result."""
+
+from __future__ import annotations
+
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from graphattn.training import recorder as record
+from graphattn.training.build import Prepared, prepare
+from graphattn.training.checkpoint import (
+    BEST,
+    CHECKPOINT,
+    check_identity,
+    load_checkpoint,
+    save_checkpoint,
+    save_weights,
+)
+from graphattn.training.config import TrainConfig
+from graphattn.training.config_file import write_config
+from graphattn.training.evaluate import best_scores
+from graphattn.training.hardware import describe, peak_memory
+from graphattn.training.inputs import say
+from graphattn.training.loop import Trainer
+
+if TYPE_CHECKING:
+    from graphattn.datasets.base import NodeDataset
+
+
+class Interrupted(Exception):
+    """A run was stopped by a signal after it had saved a checkpoint.
+
+    Attributes:
+        folder: Run folder to resume from.
+        number: The signal.
+    """
+
+    def __init__(self, folder: Path, number: int) -> None:
+        super().__init__(f"stopped by signal {number}; checkpoint saved in {folder}")
+        self.folder, self.number = folder, number
+
+
+@dataclass
+class Stop:
+    """Set by the first Ctrl-C or termination signal; a second one acts at once."""
+
+    number: int = 0
+
+
+@contextmanager
+def stop_between_epochs() -> Iterator[Stop]:
+    """Turns SIGINT and SIGTERM into a flag, so that no step is cut in half.
+
+    Outside the main thread, where Python allows no handlers, the flag is never set.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, _frame: object) -> None:
+        stop.number = number
+        signal.signal(number, before[number])
+        say("\nstopping after this epoch; once more stops at once")
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def train_run(
+    config: TrainConfig, folder: Path, *, resume: bool = False, dataset: NodeDataset | None = None
+) -> dict[str, Any]:
+    """Trains, keeps the best validation epoch, and scores it once on the test nodes.
+
+    Args:
+        config: The run.
+        folder: Its folder (``recorder.new_folder``, or that of the run to resume).
+        resume: Continue from the folder's checkpoint; without one yet, start at epoch 0.
+        dataset: The data set, if it is loaded already.
+
+    Returns:
+        The content of ``result.json``.
+
+    Raises:
+        Interrupted: After Ctrl-C; the checkpoint is written.
+        FloatingPointError: If the loss becomes NaN or infinite.
+        ValueError: If the checkpoint is of another model.
+    """
+    run = prepare(config, dataset)
+    trainer = Trainer(run.model, run.inputs, run.supervision, config)
+    recorder = record.Recorder(folder, config.loop.tensorboard)
+    if resume:
+        _restore(trainer, folder, run.identity)
+    recorder.keep_until(trainer.epoch)
+    write_config(config, folder / record.CONFIG)
+    try:
+        with stop_between_epochs() as stop:
+            _fit(trainer, recorder, folder, run.identity, stop)
+    finally:
+        recorder.close()
+    result = _result(config, run, trainer, folder)
+    record.write_json(folder / record.RESULT, result)
+    return result
+
+
+def _restore(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
+    path = folder / CHECKPOINT
+    if not path.exists():
+        say(f"{folder} has no checkpoint yet: starting at epoch 0")
+        return
+    state = load_checkpoint(path)
+    check_identity(path, state["identity"], identity)
+    trainer.load_state_dict(state["trainer"])
+    say(f"continuing {folder} after epoch {trainer.epoch}")
+
+
+def _fit(
+    trainer: Trainer, recorder: record.Recorder, folder: Path, identity: dict[str, Any], stop: Stop
+) -> None:
+    interval = trainer.config.loop.checkpoint_seconds
+    saved = time.monotonic()
+    epochs = trainer.config.loop.epochs
+    with tqdm(total=epochs, initial=trainer.epoch, unit="epoch", disable=None) as bar:
+        while not trainer.finished:
+            recorder.write(trainer.run_epoch())
+            if bar.disable and trainer.epoch % max(1, epochs // 10) == 0:
+                say(f"epoch {trainer.epoch} of {epochs}, best validation {_status(trainer)}")
+            bar.set_postfix_str(f"validation {_status(trainer)}", refresh=False)
+            bar.update()
+            if stop.number or time.monotonic() - saved >= interval:
+                save(trainer, folder, identity)
+                saved = time.monotonic()
+            if stop.number:
+                raise Interrupted(folder, stop.number)
+    save(trainer, folder, identity)
+
+
+def _status(trainer: Trainer) -> str:
+    best = trainer.best
+    return f"{best.valid:.4f} at epoch {best.epoch}" if best.epoch else "not evaluated yet"
+
+
+def save(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
+    """Writes the best weights if they are new, then the checkpoint.
+
+    In this order a kill in between loses nothing: the resumed run repeats the epochs since the
+    older checkpoint and finds the same best weights again.
+    """
+    if trainer.best_weights is not None:
+        note = {"model": str(identity["model.name"]), "epoch": str(trainer.best.epoch)}
+        save_weights(folder / BEST, trainer.best_weights, note)
+        trainer.best_weights = None
+    state = {"identity": identity, "trainer": trainer.state_dict()}
+    save_checkpoint(folder / CHECKPOINT, state)
+
+
+def _result(config: TrainConfig, run: Prepared, trainer: Trainer, folder: Path) -> dict[str, Any]:
+    seconds = [entry["seconds"] for entry in record.read_metrics(folder / record.METRICS)]
+    device = run.inputs.x.device
+    return {
+        "data": run.dataset.name,
+        "model": config.model.name,
+        "seed": config.loop.seed,
+        "split": config.data.split,
+        "metric": run.dataset.metric,
+        **best_scores(run, folder, config.loop.precision),
+        "best_epoch": trainer.best.epoch,
+        "epochs": trainer.epoch,
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "seconds_per_epoch": statistics.median(seconds),
+        "seconds": sum(seconds),
+        "peak_memory": peak_memory(device),
+        "hardware": describe(device),
+        "split_note": run.dataset.split_note,
+        "edge_note": run.dataset.edge_note,
+    }
