@@ -1,0 +1,29 @@
+"""Benchmarks: ``python examples/bench/run.py --only attention --device cpu``.
+
+Correctness is checked before timing, contestants take turns, and every figure stands beside its
+peer and its byte bound. Results go to ``examples/bench/results``.
+"""
+
+import argparse
+
+import attention
+import report
+
+FAMILIES = {"attention": attention.run}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=FAMILIES, help="one family instead of all")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--repeats", type=int, default=7, help="timed rounds per workload")
+    parser.add_argument("--eager", action="store_true", help="leave out the compiled peers")
+    arguments = parser.parse_args()
+    for family, run in FAMILIES.items():
+        if arguments.only in (None, family):
+            rows, notes = run(arguments.device, arguments.repeats, not arguments.eager)
+            print(report.write(family, arguments.device, rows, notes).read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Interleaved timing: the machine drifts, so peers take turns and only ratios are quoted."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one contestant over its repetitions."""
+
+    p20: float
+    p50: float
+    p80: float
+
+
+def interleave(calls: dict[str, Call], repeats: int, device: str) -> dict[str, Times]:
+    """Run every call once per round for ``repeats`` rounds after one warm-up round."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for round_number in range(repeats + 1):
+        for name, call in calls.items():
+            _wait(device)
+            start = time.perf_counter()
+            call()
+            _wait(device)
+            if round_number:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: _percentiles(values) for name, values in seconds.items()}
+
+
+def _percentiles(values: list[float]) -> Times:
+    if len(values) < 2:
+        return Times(values[0], values[0], values[0])
+    cuts = statistics.quantiles(values, n=5, method="inclusive")
+    return Times(cuts[0], statistics.median(values), cuts[3])
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()

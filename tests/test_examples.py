@@ -1,0 +1,62 @@
+"""Every example script and README snippet runs as a user would run it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.datasets.ogb_layout import write_arxiv
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_example(name: str, *arguments: str | Path, cwd: Path) -> str:
+    command = [sys.executable, ROOT / "examples" / name, *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [str(c) for c in command], cwd=cwd, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_first_layer(tmp_path: Path) -> None:
+    printed = run_example("01_first_layer.py", cwd=tmp_path)
+    assert "largest difference to PyG" in printed
+    assert "slope has a gradient: True" in printed
+
+
+@pytest.mark.shared_data
+def test_cora(tmp_path: Path, data_root: Path) -> None:
+    arguments = ("--root", data_root / "planetoid", "--epochs", "60")
+    printed = run_example("02_cora.py", *arguments, cwd=tmp_path)
+    score = re.search(r"test accuracy (0\.\d+)", printed)
+    assert score is not None, printed
+    assert float(score[1]) > 0.7
+
+
+@pytest.mark.filterwarnings("ignore:.*training:UserWarning")
+def test_ogbn_arxiv_on_a_small_folder_in_its_layout(tmp_path: Path) -> None:
+    write_arxiv(tmp_path / "data")
+    arguments = ("--root", tmp_path / "data", "--epochs", "3", "--width", "16", "--layers", "1")
+    printed = run_example("03_ogbn_arxiv.py", *arguments, cwd=tmp_path)
+    assert re.search(r"ogbn-arxiv .*acc validation 0\.\d+, test \d\.\d+", printed), printed
+    assert (tmp_path / "runs/ogbn-arxiv/best.safetensors").exists()
+
+
+def test_readme_snippets() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    scope = {
+        "x": torch.randn(30, 64),
+        "edge_index": torch.randint(0, 30, (2, 90)),
+        "edge_attr": torch.randn(90, 8),
+    }
+    exec(blocks[0] + blocks[1], scope)  # the third one needs ogbn-arxiv
+    layer = scope["DistanceAttention"](64, 4)  # type: ignore[operator]
+    assert layer(scope["x"], scope["edge_index"], torch.rand(90)).shape == (30, 64)
+    assert scope["out"].shape == (30, 64)
