@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from graphattn.graph.csr import CSRGraph, Size
+from graphattn.graph.checks import Size
+from graphattn.graph.csr import CSRGraph
 
 _SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
 _cache: Any = WeakIdKeyDictionary()

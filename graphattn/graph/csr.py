@@ -7,15 +7,16 @@ import torch
 from torch import Tensor
 
 from graphattn.graph import edit
-from graphattn.graph.sort import (
+from graphattn.graph.checks import (
+    Size,
+    check_csr,
+    check_edge_index,
     check_index_range,
-    equal_edge_chunks,
-    sort_edges,
-    transpose_csr,
+    resolve_size,
+    rows_sorted,
 )
+from graphattn.graph.sort import equal_edge_chunks, sort_edges, transpose_csr
 from graphattn.kernels.layout import Layout
-
-Size = int | tuple[int, int] | None
 
 
 class CSRGraph:
@@ -55,12 +56,12 @@ class CSRGraph:
         num_cols: int | None = None,
         edge_perm: Tensor | None = None,
     ) -> None:
-        _check_csr(indptr, indices, edge_perm)
+        check_csr(indptr, indices, edge_perm)
         num_rows = indptr.numel() - 1
         num_cols = num_rows if num_cols is None else num_cols
         check_index_range(indices, num_cols, "indices")
         self._set(indptr.to(torch.int64), indices.contiguous(), num_cols, edge_perm)
-        if not _rows_sorted(self.indptr, indices):
+        if not rows_sorted(self.indptr, indices):
             indptr, indices, order = sort_edges(indices, self.row_index(), num_rows, num_cols)
             perm = order if edge_perm is None else edge_perm[order]
             self._set(indptr, indices, num_cols, perm)
@@ -91,7 +92,7 @@ class CSRGraph:
         ``None`` takes the largest index plus one (isolated trailing nodes are then lost).
         """
         check_edge_index(edge_index)
-        num_cols, num_rows = _resolve_size(edge_index, size)
+        num_cols, num_rows = resolve_size(edge_index, size)
         source, target = edge_index[0], edge_index[1]
         indptr, indices, perm = sort_edges(source, target, num_rows, num_cols)
         if not torch.compiler.is_compiling() and bool((perm.diff() == 1).all()):
@@ -240,63 +241,3 @@ def _plan(indptr: Tensor, impl: str) -> tuple[Tensor, ...]:
 
         return build_tasks(indptr)
     return ()
-
-
-def check_edge_index(edge_index: Tensor) -> None:
-    """Raise unless ``edge_index`` is an integer tensor of shape [2, E]."""
-    if not isinstance(edge_index, Tensor):
-        raise TypeError(f"edge_index must be a tensor [2, E], got {type(edge_index).__name__}")
-    if edge_index.dtype not in (torch.int64, torch.int32):
-        raise TypeError(
-            f"edge_index must have dtype int64 or int32, got {edge_index.dtype}; "
-            "call edge_index.long()"
-        )
-    if edge_index.dim() != 2 or edge_index.shape[0] != 2:
-        hint = "; call edge_index.t()" if edge_index.shape[-1:] == (2,) else ""
-        raise ValueError(f"edge_index must have shape [2, E], got {list(edge_index.shape)}{hint}")
-
-
-def _resolve_size(edge_index: Tensor, size: Size) -> tuple[int, int]:
-    """(num_cols, num_rows): PyG's size is (sources, targets)."""
-    if size is None:
-        nodes = int(edge_index.max()) + 1 if edge_index.numel() else 0
-        return nodes, nodes
-    if isinstance(size, tuple):
-        return size[0], size[1]
-    return size, size
-
-
-def _check_csr(indptr: Tensor, indices: Tensor, edge_perm: Tensor | None) -> None:
-    for name, array in (("indptr", indptr), ("indices", indices)):
-        if not isinstance(array, Tensor) or array.dtype not in (torch.int32, torch.int64):
-            came = array.dtype if isinstance(array, Tensor) else type(array).__name__
-            raise TypeError(f"{name} must be an int64 (or int32) tensor, got {came}")
-        if array.dim() != 1:
-            raise ValueError(f"{name} must be one-dimensional, got shape {list(array.shape)}")
-    if indptr.device != indices.device:
-        raise ValueError(
-            f"indptr and indices must be on one device, got {indptr.device} and "
-            f"{indices.device}; move one with .to()"
-        )
-    edges = indices.numel()
-    if indptr.numel() == 0 or int(indptr[0]) != 0 or int(indptr[-1]) != edges:
-        raise ValueError(
-            f"indptr must start at 0 and end at the number of indices {edges}, got "
-            f"{indptr[:1].tolist()} to {indptr[-1:].tolist()}"
-        )
-    if bool((indptr.diff() < 0).any()):
-        raise ValueError("indptr must not decrease; it holds row offsets, not row numbers")
-    if edge_perm is not None and edge_perm.shape != indices.shape:
-        raise ValueError(
-            f"edge_perm must hold one edge id per index [{edges}], got {list(edge_perm.shape)}"
-        )
-
-
-def _rows_sorted(indptr: Tensor, indices: Tensor) -> bool:
-    if indices.numel() < 2:
-        return True
-    falls = indices.diff() < 0
-    starts = indptr[1:-1]
-    starts = starts[(starts > 0) & (starts < indices.numel())]
-    falls[starts - 1] = False
-    return not bool(falls.any())

@@ -3,29 +3,14 @@
 import torch
 from torch import Tensor
 
+from graphattn.graph.checks import check_index_range
+
 _INT32_MAX = 2**31 - 1
 
 
 def index_dtype(num_cols: int) -> torch.dtype:
     """Narrowest supported dtype for column indices: half the index bytes whenever possible."""
     return torch.int32 if num_cols <= _INT32_MAX else torch.int64
-
-
-def check_index_range(index: Tensor, size: int, what: str) -> None:
-    """Raise ``ValueError`` unless every entry of ``index`` lies in ``[0, size)``."""
-    if index.numel() == 0:
-        return
-    low, high = (int(v) for v in torch.aminmax(index))
-    if low < 0:
-        raise ValueError(
-            f"{what} must be node indices in [0, {size}), got {low}; "
-            "drop negative padding entries before building the graph"
-        )
-    if high >= size:
-        raise ValueError(
-            f"{what} must be node indices in [0, {size}), got {high}; "
-            f"pass size={high + 1} or more, or remove the edge"
-        )
 
 
 def indptr_from_counts(counts: Tensor) -> Tensor:

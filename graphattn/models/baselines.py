@@ -208,7 +208,7 @@ def _normalised(graph: CSRGraph, dtype: torch.dtype) -> Tensor:
 
     edge_index, weight = gcn_norm(graph.edge_index(), None, graph.num_rows, dtype=dtype)
     looped = CSRGraph.from_edge_index(edge_index, graph.num_rows)
-    return _sparse(looped, weight[looped.edge_perm])
+    return _sparse(looped, weight if looped.edge_perm is None else weight[looped.edge_perm])
 
 
 def _sparse(graph: CSRGraph, values: Tensor) -> Tensor:

@@ -113,3 +113,9 @@ def test_no_layers_and_bad_heads() -> None:
     assert model(torch.randn(N, F_IN), edges()).shape == (N, OUT)
     with pytest.raises(ValueError, match="8 channels and 3 heads"):
         GAT(F_IN, D, OUT, 1, heads=3)
+
+
+def test_gcn_on_a_graph_without_edges() -> None:
+    none = CSRGraph.from_edge_index(torch.empty(2, 0, dtype=torch.int64), 4)
+    model = GCN(3, 8, 2, 2)
+    assert model(torch.randn(4, 3), none).isfinite().all()

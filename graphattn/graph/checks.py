@@ -1,0 +1,85 @@
+"""Checks of the arrays that a graph is built from; each message names the remedy."""
+
+import torch
+from torch import Tensor
+
+Size = int | tuple[int, int] | None
+
+
+def check_index_range(index: Tensor, size: int, what: str) -> None:
+    """Raise ``ValueError`` unless every entry of ``index`` lies in ``[0, size)``."""
+    if index.numel() == 0:
+        return
+    low, high = (int(v) for v in torch.aminmax(index))
+    if low < 0:
+        raise ValueError(
+            f"{what} must be node indices in [0, {size}), got {low}; "
+            "drop negative padding entries before building the graph"
+        )
+    if high >= size:
+        raise ValueError(
+            f"{what} must be node indices in [0, {size}), got {high}; "
+            f"pass size={high + 1} or more, or remove the edge"
+        )
+
+
+def check_edge_index(edge_index: Tensor) -> None:
+    """Raise unless ``edge_index`` is an integer tensor of shape [2, E]."""
+    if not isinstance(edge_index, Tensor):
+        raise TypeError(f"edge_index must be a tensor [2, E], got {type(edge_index).__name__}")
+    if edge_index.dtype not in (torch.int64, torch.int32):
+        raise TypeError(
+            f"edge_index must have dtype int64 or int32, got {edge_index.dtype}; "
+            "call edge_index.long()"
+        )
+    if edge_index.dim() != 2 or edge_index.shape[0] != 2:
+        hint = "; call edge_index.t()" if edge_index.shape[-1:] == (2,) else ""
+        raise ValueError(f"edge_index must have shape [2, E], got {list(edge_index.shape)}{hint}")
+
+
+def resolve_size(edge_index: Tensor, size: Size) -> tuple[int, int]:
+    """(num_cols, num_rows): PyG's size is (sources, targets)."""
+    if size is None:
+        nodes = int(edge_index.max()) + 1 if edge_index.numel() else 0
+        return nodes, nodes
+    if isinstance(size, tuple):
+        return size[0], size[1]
+    return size, size
+
+
+def check_csr(indptr: Tensor, indices: Tensor, edge_perm: Tensor | None) -> None:
+    """Raise unless the arrays are offsets, indices and edge ids of one CSR."""
+    for name, array in (("indptr", indptr), ("indices", indices)):
+        if not isinstance(array, Tensor) or array.dtype not in (torch.int32, torch.int64):
+            came = array.dtype if isinstance(array, Tensor) else type(array).__name__
+            raise TypeError(f"{name} must be an int64 (or int32) tensor, got {came}")
+        if array.dim() != 1:
+            raise ValueError(f"{name} must be one-dimensional, got shape {list(array.shape)}")
+    if indptr.device != indices.device:
+        raise ValueError(
+            f"indptr and indices must be on one device, got {indptr.device} and "
+            f"{indices.device}; move one with .to()"
+        )
+    edges = indices.numel()
+    if indptr.numel() == 0 or int(indptr[0]) != 0 or int(indptr[-1]) != edges:
+        raise ValueError(
+            f"indptr must start at 0 and end at the number of indices {edges}, got "
+            f"{indptr[:1].tolist()} to {indptr[-1:].tolist()}"
+        )
+    if bool((indptr.diff() < 0).any()):
+        raise ValueError("indptr must not decrease; it holds row offsets, not row numbers")
+    if edge_perm is not None and edge_perm.shape != indices.shape:
+        raise ValueError(
+            f"edge_perm must hold one edge id per index [{edges}], got {list(edge_perm.shape)}"
+        )
+
+
+def rows_sorted(indptr: Tensor, indices: Tensor) -> bool:
+    """Whether the columns ascend within every row."""
+    if indices.numel() < 2:
+        return True
+    falls = indices.diff() < 0
+    starts = indptr[1:-1]
+    starts = starts[(starts > 0) & (starts < indices.numel())]
+    falls[starts - 1] = False
+    return not bool(falls.any())
