@@ -37,7 +37,8 @@ def write(family: str, device: str, rows: list[dict[str, Any]], notes: list[str]
     body = "\n".join(f"- {note}" for note in notes)
     stem.with_suffix(".md").write_text(f"{head}\n{table}\n\n{body}\n")
     stem.with_suffix(".json").write_text(json.dumps({"rows": rows, "notes": notes}, indent=1))
-    _plot(stem.with_suffix(".png"), rows)
+    if any(key.startswith("÷") for key in rows[0]):
+        _plot(stem.with_suffix(".png"), rows)
     return stem.with_suffix(".md")
 
 

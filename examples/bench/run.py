@@ -6,10 +6,11 @@ peer and its byte bound. Results go to ``examples/bench/results``.
 
 import argparse
 
+import accuracy
 import attention
 import report
 
-FAMILIES = {"attention": attention.run}
+FAMILIES = {"attention": attention.run, "accuracy": accuracy.run}
 
 
 def main() -> None:

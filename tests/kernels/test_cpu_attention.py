@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-pytest.importorskip("numba")
-
 from graphattn.graph.csr import CSRGraph
 from graphattn.kernels.cpu.attention import attention_backward, attention_forward
 from graphattn.kernels.layout import Layout
@@ -49,12 +47,20 @@ class Case:
         }
 
 
+PLAIN = Case(8, 16, 16)
+NARROW = Case(1, 1, 1, batch=2, feature=3, bias="edge")
+EVERYTHING = Case(
+    3, 13, 5, batch=2, feature=6, bias="head", gate=True, clamp=0.7, dropout=0.3, gated=True
+)
 CASES = [
-    Case(8, 16, 16),
-    Case(1, 1, 1, batch=2, feature=3, bias="edge"),
-    Case(3, 13, 5, batch=2, feature=6, bias="head", gate=True, clamp=0.7, dropout=0.3, gated=True),
+    (PLAIN, torch.float32),
+    (PLAIN, torch.float64),
+    (NARROW, torch.float32),
+    (EVERYTHING, torch.float64),
 ]
 SWEEP = [
+    NARROW,
+    EVERYTHING,
     Case(8, 16, 16, lse=False),
     Case(4, 8, 8, gated=True),
     Case(12, 70, 33, bias="head"),
@@ -152,8 +158,7 @@ def check(case: Case, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case, dtype", CASES, ids=str)
 def test_matches_reference(case: Case, dtype: torch.dtype) -> None:
     check(case, dtype)
 
@@ -273,7 +278,7 @@ def test_threaded_callers_share_the_pool(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_gate_of_ones_is_no_gate() -> None:
-    case = replace(CASES[0], gate=True)
+    case = replace(PLAIN, gate=True)
     rows, _ = skewed_graph().layout("cpu")
     inputs = random_inputs(case, rows, torch.float32)
     nodes = [inputs[name] for name in ("query", "key", "value")]

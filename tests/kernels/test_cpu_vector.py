@@ -2,11 +2,10 @@
 
 import math
 
+import numba
 import numpy as np
 import pytest
 import torch
-
-numba = pytest.importorskip("numba")
 
 from graphattn.kernels.cpu.dots import dots, dots_shared, head_table
 from graphattn.kernels.cpu.memory import keep

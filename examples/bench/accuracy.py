@@ -1,0 +1,55 @@
+"""Accuracy: graph transformers beside their tuned baselines on small real graphs.
+
+Every row is ``graphattn protocol`` with the arguments shown; finished runs are kept in
+``runs/accuracy``, so the table can be made in several sittings.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from graphattn.training.arguments import parse
+from graphattn.training.protocol import row, run_protocol
+
+MODELS = ("gt", "gt-sep", "gcn", "sage", "gat")
+# Row name: folder below GRAPHATTN_DATA, arguments of the protocol.
+SETS = {
+    "Cora (public split)": ("planetoid", ["Cora", "--loop.epochs", "200"]),
+    "Cora (20 per class)": (
+        "planetoid",
+        ["Cora", "--data.options.split", "random", "--loop.epochs", "200"],
+    ),
+    "Cora_ML": ("citationfull", ["Cora_ML", "--loop.epochs", "200"]),
+    "chameleon_filtered": ("heterophilous_extra", ["chameleon_filtered", "--loop.epochs", "200"]),
+    "actor": ("heterophilous_extra", ["actor", "--loop.epochs", "100"]),
+    "BlogCatalog": ("attributed", ["BlogCatalog", "--model.width", "64", "--loop.epochs", "100"]),
+    "GitHub": ("musae", ["github", "--model.width", "64", "--loop.epochs", "60"]),
+}
+SEEDS = 3
+
+
+def run(device: str, repeats: int, compiled: bool = True) -> tuple[list[dict[str, Any]], list[str]]:
+    """One row per data set with a column per model; ``SEEDS`` seeds on the first split."""
+    data = os.environ.get("GRAPHATTN_DATA")
+    if not data:
+        raise SystemExit("set GRAPHATTN_DATA to the folder that holds planetoid/, musae/, ...")
+    notes: list[str] = []
+    todo = tqdm([(name, model) for name in SETS for model in MODELS], desc="accuracy")
+    found: dict[str, dict[str, Any]] = {}
+    for name, model in todo:
+        todo.set_postfix_str(f"{name} {model}")
+        folder, settings = SETS[name]
+        shown = [*settings, "--model", model]
+        own = ["--root", str(Path(data, folder)), "--loop.device", device]
+        config, _ = parse("protocol", [*shown, *own])
+        out = Path("runs/accuracy") / f"{name}-{model}".replace(" ", "-")
+        cells = row(run_protocol(config, out, splits="0", seeds=SEEDS)["summary"])
+        found.setdefault(name, {"workload": name})[model] = cells["test acc"]
+        if model == MODELS[0]:
+            notes.append(f"{name}: {cells['split']}; {cells['edges']}")
+            notes.append(
+                f"{name}: `graphattn protocol {' '.join(settings)} --model MODEL --seeds 3`"
+            )
+    return list(found.values()), notes
