@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from graphattn.graph import CSRGraph as CSRGraph
     from graphattn.graph import as_graph as as_graph
     from graphattn.ops import attention as attention
+    from graphattn.ops import attention_weights as attention_weights
     from graphattn.ops import merge as merge
 
 __version__ = "0.1.0"
@@ -32,7 +33,7 @@ _HOME = {
     "laplacian_pe": "graphattn.encodings",
     "load_dataset": "graphattn.datasets.catalogue",
 }
-_MODULES = ("encodings", "explain", "models", "nn", "plots", "testing", "training", "transforms")
+_MODULES = ("encodings", "models", "nn", "plots", "training", "transforms")
 
 __all__ = sorted([*_HOME, "encodings", "models", "nn", "plots", "transforms"])
 

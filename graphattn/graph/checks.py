@@ -37,14 +37,28 @@ def check_edge_index(edge_index: Tensor) -> None:
         raise ValueError(f"edge_index must have shape [2, E], got {list(edge_index.shape)}{hint}")
 
 
-def resolve_size(edge_index: Tensor, size: Size) -> tuple[int, int]:
-    """(num_cols, num_rows): PyG's size is (sources, targets)."""
+def normal_size(size: Size) -> tuple[int, int] | None:
+    """``size`` as (sources, targets), or None; raise ``ValueError`` unless it is one."""
     if size is None:
-        nodes = int(edge_index.max()) + 1 if edge_index.numel() else 0
-        return nodes, nodes
-    if isinstance(size, tuple):
-        return size[0], size[1]
-    return size, size
+        return None
+    pair: tuple[int, ...] = (size, size) if isinstance(size, int) else (-1,)
+    if isinstance(size, list | tuple):
+        pair = tuple(size)
+    if len(pair) != 2 or any(not isinstance(n, int) or n < 0 for n in pair):
+        raise ValueError(
+            "size must be the number of nodes, (num_sources, num_targets) or None, "
+            f"as non-negative integers, got {size!r}"
+        )
+    return pair[0], pair[1]
+
+
+def infer_size(edge_index: Tensor, size: Size) -> tuple[int, int]:
+    """(sources, targets): ``size``, or the largest index plus one for both."""
+    pair = normal_size(size)
+    if pair is not None:
+        return pair
+    nodes = int(edge_index.max()) + 1 if edge_index.numel() else 0
+    return nodes, nodes
 
 
 def check_csr(indptr: Tensor, indices: Tensor, edge_perm: Tensor | None) -> None:
@@ -68,10 +82,22 @@ def check_csr(indptr: Tensor, indices: Tensor, edge_perm: Tensor | None) -> None
         )
     if bool((indptr.diff() < 0).any()):
         raise ValueError("indptr must not decrease; it holds row offsets, not row numbers")
-    if edge_perm is not None and edge_perm.shape != indices.shape:
+    if edge_perm is not None:
+        _check_edge_perm(edge_perm, indices)
+
+
+def _check_edge_perm(edge_perm: Tensor, indices: Tensor) -> None:
+    edges = indices.numel()
+    if edge_perm.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"edge_perm must be an int64 (or int32) tensor, got {edge_perm.dtype}")
+    if edge_perm.shape != indices.shape or edge_perm.device != indices.device:
         raise ValueError(
-            f"edge_perm must hold one edge id per index [{edges}], got {list(edge_perm.shape)}"
+            f"edge_perm must hold one edge id per index [{edges}] on {indices.device}, got "
+            f"{list(edge_perm.shape)} on {edge_perm.device}"
         )
+    check_index_range(edge_perm, edges, "edge_perm")
+    if edges and int(torch.bincount(edge_perm, minlength=edges).max()) != 1:
+        raise ValueError("edge_perm must be a permutation of the edge ids, got a repeated id")
 
 
 def rows_sorted(indptr: Tensor, indices: Tensor) -> bool:

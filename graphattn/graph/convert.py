@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from graphattn.graph.checks import Size
+from graphattn.graph.checks import Size, normal_size
 from graphattn.graph.csr import CSRGraph
 
 _SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
@@ -36,45 +36,64 @@ def as_graph(obj: Any, size: Size = None) -> CSRGraph:
         indptr, indices, _ = obj.csr()
         return _check_size(CSRGraph(indptr, indices, obj.sparse_size(1)), size)
     if type(obj).__module__.partition(".")[0] == "scipy":
-        matrix = obj.tocsr()
-        arrays = torch.from_numpy(matrix.indptr), torch.from_numpy(matrix.indices)
-        return _check_size(CSRGraph(*arrays, matrix.shape[1]), size)
+        return _check_size(_from_scipy(obj), size)
     raise TypeError(
         "a graph must be an edge_index [2, E], EdgeIndex, torch or scipy sparse adj_t, "
         f"SparseTensor or CSRGraph, got {type(obj).__name__}"
     )
 
 
+def _from_scipy(matrix: Any) -> CSRGraph:
+    """Copies, because scipy edits its arrays in place; duplicate entries are edges."""
+    if matrix.format == "csr":
+        arrays = torch.tensor(matrix.indptr), torch.tensor(matrix.indices)
+        return CSRGraph(*arrays, matrix.shape[1])
+    entries = matrix.tocoo()
+    pairs = torch.stack([torch.tensor(entries.col), torch.tensor(entries.row)])
+    return _row_major(pairs, matrix.shape)
+
+
+def _row_major(edge_index: Tensor, shape: tuple[int, int]) -> CSRGraph:
+    """A graph from the entries of a sparse matrix, whose caller's order is row-major."""
+    graph = CSRGraph.from_edge_index(edge_index, (shape[1], shape[0]))
+    return CSRGraph._trusted(graph.indptr, graph.indices, shape[1], None)
+
+
 def _from_tensor(tensor: Tensor, size: Size) -> CSRGraph:
-    if tensor.layout in _SPARSE:
-        return _check_size(_from_sparse(tensor), size)
     if hasattr(tensor, "as_tensor"):  # PyG's EdgeIndex subclass
         return _from_edge_index_class(tensor, size)
+    size = normal_size(size)
     if torch.compiler.is_compiling() or tensor.is_inference():
-        return CSRGraph.from_edge_index(tensor, size)
+        return _convert(tensor, size)
     return _cached(tensor, size)
+
+
+def _convert(tensor: Tensor, size: Size) -> CSRGraph:
+    if tensor.layout in _SPARSE:
+        return _check_size(_from_sparse(tensor), size)
+    return CSRGraph.from_edge_index(tensor, size)
 
 
 def _from_edge_index_class(edge_index: Any, size: Size) -> CSRGraph:
     """PyG's EdgeIndex: a tensor [2, E] that may know its size."""
-    known = edge_index.sparse_size()
-    if size is None and None not in known:
-        size = (int(known[0]), int(known[1]))
-    return _from_tensor(edge_index.as_tensor(), size)
+    known, asked = edge_index.sparse_size(), normal_size(size)
+    if asked is None and None not in known:
+        asked = (int(known[0]), int(known[1]))
+    if asked is not None and any(k not in (None, a) for k, a in zip(known, asked, strict=True)):
+        raise ValueError(f"the EdgeIndex has size {tuple(known)}, but size={size} was asked")
+    return _from_tensor(edge_index.as_tensor(), asked)
 
 
 def _cached(tensor: Tensor, size: Size) -> CSRGraph:
     key = (tensor._version, size)
-    with _lock:
+    with _lock:  # held while converting: of several threads one works and the others wait
         found: dict[Any, CSRGraph] = _cache.get(tensor, {})
-    if key in found:
+        if key not in found:
+            with torch.inference_mode(False):  # the graph must serve training later
+                graph = _convert(tensor, size)
+            found = {k: v for k, v in found.items() if k[0] == tensor._version} | {key: graph}
+            _cache[tensor] = found
         return found[key]
-    with torch.inference_mode(False):  # the graph must serve training later
-        graph = CSRGraph.from_edge_index(tensor, size)
-    kept = {k: v for k, v in found.items() if k[0] == tensor._version}
-    with _lock:
-        _cache[tensor] = kept | {key: graph}
-    return graph
 
 
 def _from_sparse(tensor: Tensor) -> CSRGraph:
@@ -85,14 +104,13 @@ def _from_sparse(tensor: Tensor) -> CSRGraph:
         by_col = CSRGraph(tensor.ccol_indices(), tensor.row_indices(), num_rows).t()
         return CSRGraph._trusted(by_col.indptr, by_col.indices, num_cols, None)
     rows, cols = tensor._indices()  # of an uncoalesced tensor too: duplicates are edges
-    graph = CSRGraph.from_edge_index(torch.stack([cols, rows]), (num_cols, num_rows))
-    return CSRGraph._trusted(graph.indptr, graph.indices, num_cols, None)
+    return _row_major(torch.stack([cols, rows]), (num_rows, num_cols))
 
 
 def _check_size(graph: CSRGraph, size: Size) -> CSRGraph:
-    want = (size, size) if isinstance(size, int) else size
+    want = normal_size(size)
     have = (graph.num_cols, graph.num_rows)
-    if want is not None and tuple(want) != have:
+    if want is not None and want != have:
         raise ValueError(
             f"the graph has {have[0]} sources and {have[1]} targets, but size={size} was asked; "
             "drop size, or build the graph with it"

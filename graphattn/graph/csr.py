@@ -1,6 +1,7 @@
 """CSRGraph: who attends to whom, as compressed sparse rows."""
 
 import hashlib
+import weakref
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from graphattn.graph.checks import (
     check_csr,
     check_edge_index,
     check_index_range,
-    resolve_size,
+    infer_size,
+    normal_size,
     rows_sorted,
 )
 from graphattn.graph.sort import equal_edge_chunks, sort_edges, transpose_csr
@@ -39,8 +41,10 @@ class CSRGraph:
     copying carry the arrays only. Memory: ``8 (rows + 1) + 4 E`` bytes (8 E past 2^31 columns),
     plus 8 E for ``edge_perm``, and about 20 E once the backward pass has built the transpose.
 
+    The arrays are checked once and shared, not copied: do not edit them afterwards.
+
     Raises:
-        TypeError: ``indptr`` or ``indices`` is not an integer tensor.
+        TypeError: ``indptr``, ``indices`` or ``edge_perm`` is not an integer tensor.
         ValueError: offsets decrease or do not end at E, an index is outside ``[0, num_cols)``.
     """
 
@@ -58,9 +62,10 @@ class CSRGraph:
     ) -> None:
         check_csr(indptr, indices, edge_perm)
         num_rows = indptr.numel() - 1
-        num_cols = num_rows if num_cols is None else num_cols
+        num_cols, _ = normal_size(num_rows if num_cols is None else num_cols) or (0, 0)
         check_index_range(indices, num_cols, "indices")
-        self._set(indptr.to(torch.int64), indices.contiguous(), num_cols, edge_perm)
+        perm = None if edge_perm is None else edge_perm.contiguous()
+        self._set(indptr.to(torch.int64).contiguous(), indices.contiguous(), num_cols, perm)
         if not rows_sorted(self.indptr, indices):
             indptr, indices, order = sort_edges(indices, self.row_index(), num_rows, num_cols)
             perm = order if edge_perm is None else edge_perm[order]
@@ -72,6 +77,7 @@ class CSRGraph:
         self.indptr, self.indices, self.edge_perm = indptr, indices, edge_perm
         self.num_cols = num_cols
         self._transpose: CSRGraph | None = None
+        self._origin: weakref.ref[CSRGraph] | None = None
         self._layouts: dict[str, Layout] = {}
         self._degree: Tensor | None = None
 
@@ -92,7 +98,7 @@ class CSRGraph:
         ``None`` takes the largest index plus one (isolated trailing nodes are then lost).
         """
         check_edge_index(edge_index)
-        num_cols, num_rows = resolve_size(edge_index, size)
+        num_cols, num_rows = infer_size(edge_index, size)
         source, target = edge_index[0], edge_index[1]
         indptr, indices, perm = sort_edges(source, target, num_rows, num_cols)
         if not torch.compiler.is_compiling() and bool((perm.diff() == 1).all()):
@@ -140,14 +146,18 @@ class CSRGraph:
 
     def t(self) -> "CSRGraph":
         """Transposed graph (row = source), cached; its ``edge_perm`` keeps the caller's ids."""
-        if self._transpose is not None:
-            return self._transpose
+        known = self._transpose
+        if known is None and self._origin is not None:
+            known = self._origin()
+        if known is not None:
+            return known
         if torch.compiler.is_compiling():
             return self._transposed()
         # What is kept must serve training too, even when it is first asked for in inference mode.
         with torch.inference_mode(False):
             self._transpose = self._transposed()
-        self._transpose._transpose = self
+        # Weak, so that a graph and its transpose are freed with the last outside reference.
+        self._transpose._origin = weakref.ref(self)
         return self._transpose
 
     def _transposed(self) -> "CSRGraph":

@@ -46,6 +46,8 @@ def remove_self_loops(graph: "CSRGraph") -> "tuple[CSRGraph, Tensor]":
 
 def filter_edges(graph: "CSRGraph", edge_mask: Tensor) -> "tuple[CSRGraph, Tensor]":
     """Keep the edges where ``edge_mask`` [E] bool (caller's order) is true."""
+    if not isinstance(edge_mask, Tensor):
+        raise TypeError(f"edge_mask must be a bool tensor, got {type(edge_mask).__name__}")
     if edge_mask.dtype != torch.bool or edge_mask.shape != (graph.num_edges,):
         raise ValueError(
             f"edge_mask must be bool of shape [{graph.num_edges}], got {edge_mask.dtype} "
@@ -103,6 +105,10 @@ def union(graph: "CSRGraph", other: "CSRGraph") -> "tuple[CSRGraph, Tensor]":
     The edge map numbers the edges of ``graph`` first, then those of ``other``, so
     ``torch.cat([attr, other_attr])[edge_map]`` follows.
     """
+    if not isinstance(other, type(graph)):
+        raise TypeError(
+            f"union needs a CSRGraph, got {type(other).__name__}; call as_graph() on it"
+        )
     sizes = (graph.num_rows, graph.num_cols), (other.num_rows, other.num_cols)
     if sizes[0] != sizes[1]:
         raise ValueError(
@@ -124,8 +130,9 @@ def reorder(graph: "CSRGraph", order: "str | Tensor") -> "tuple[CSRGraph, Tensor
     """
     _need_square(graph, "reorder()")
     perm = _rcm(graph) if isinstance(order, str) and order == "rcm" else order
-    if isinstance(perm, str):
-        raise ValueError(f"order must be 'rcm' or a permutation, got {perm!r}")
+    if not isinstance(perm, Tensor) or perm.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"order must be 'rcm' or an integer permutation tensor, got {order!r}")
+    perm = perm.to(torch.int64)
     nodes = torch.arange(graph.num_rows, device=graph.device)
     if perm.shape != nodes.shape or not torch.equal(perm.sort().values, nodes):
         raise ValueError(f"order must be a permutation of {graph.num_rows} nodes")
@@ -139,7 +146,7 @@ def _rcm(graph: "CSRGraph") -> Tensor:
     from scipy.sparse.csgraph import reverse_cuthill_mckee
 
     indptr, indices = graph.indptr.cpu().numpy(), graph.indices.cpu().numpy()
-    matrix = csr_array((torch.ones(graph.num_edges).numpy(), indices, indptr))
-    matrix.resize((graph.num_rows, graph.num_rows))
+    shape = (graph.num_rows, graph.num_rows)
+    matrix = csr_array((torch.ones(graph.num_edges).numpy(), indices, indptr), shape=shape)
     order = reverse_cuthill_mckee((matrix + matrix.T).tocsr(), symmetric_mode=True)
     return torch.from_numpy(order.astype("int64")).to(graph.device)

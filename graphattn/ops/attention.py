@@ -1,24 +1,66 @@
 """attention: softmax attention of every node over its neighbours in a graph."""
 
 import math
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from graphattn.graph import CSRGraph, as_graph
 from graphattn.kernels.reference import attention as reference
 from graphattn.ops._dispatch import resolve
 from graphattn.ops.attention_op import attention_op, flatten
-from graphattn.ops.checks import check_edge_tensor, check_qkv, check_ranges, check_same_dtype
+from graphattn.ops.checks import check_edge_tensor, check_numbers, check_qkv, check_same_dtype
 from graphattn.ops.merge import add_null_key
+
+
+class Options(TypedDict, total=False):
+    """Keywords of :func:`attention` that do not decide how many results it returns."""
+
+    scale: float | None
+    bias: Tensor | None
+    gate: Tensor | None
+    edge_attr: Tensor | None
+    edge_proj: Tensor | None
+    clamp: float | None
+    eps: float
+    null_logit: Tensor | float | None
+    dropout_p: float
+    impl: str
+
+
+@overload
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    graph: Any,
+    *,
+    return_lse: Literal[False] = False,
+    return_gated: Literal[False] = False,
+    **options: Unpack[Options],
+) -> Tensor: ...
+
+
+@overload
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    graph: Any,
+    *,
+    return_lse: bool = False,
+    return_gated: bool = False,
+    **options: Unpack[Options],
+) -> Any: ...
 
 
 def attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    graph: CSRGraph | Tensor,
+    graph: Any,
     *,
     scale: float | None = None,
     bias: Tensor | None = None,
@@ -32,7 +74,7 @@ def attention(
     return_lse: bool = False,
     return_gated: bool = False,
     impl: str = "auto",
-) -> Tensor | tuple[Tensor, ...]:
+) -> Any:
     r"""Attend from every row of ``graph`` to its neighbours.
 
     .. math::
@@ -72,12 +114,14 @@ def attention(
         BackendUnavailable: ``impl`` cannot run here.
 
     Memory O(N H D + E): beyond inputs and outputs, only the LSE is kept for backward; no tensor
-    of size E x D is made. Deterministic bit for bit, forward and backward. The backward pass
-    recomputes the weights (Rabe and Staats, 2021; Dao et al., 2022).
+    of size E x D is made, except copies of half-precision edge tensors, which the CPU reads in
+    float32. Deterministic bit for bit, forward and backward. The backward pass recomputes the
+    weights (Rabe and Staats, 2021; Dao et al., 2022). Forward-mode differentiation and
+    ``torch.func`` transforms need ``impl="reference"``.
     """
     graph = as_graph(graph)
     check_qkv(query, key, value, graph)
-    check_ranges(dropout_p, eps)
+    check_numbers(scale, clamp, eps, dropout_p)
     query, key, value = _autocast(query, key, value)
     check_same_dtype(query, key, value)
     check_edge_options(query, value, graph, bias, gate, edge_attr, edge_proj, return_gated)
@@ -85,15 +129,12 @@ def attention(
     lead, heads = query.shape[:-3], query.shape[-2]
     q, k, v = fold_batch(query, heads), fold_batch(key, heads), fold_batch(value, heads)
     impl = resolve(impl, q.device)
-    edge_query = None
-    if edge_attr is not None and edge_proj is not None:
-        edge_attr, edge_proj = edge_attr.to(q.dtype), edge_proj.to(q.dtype)
-        edge_query = torch.einsum("brhd,hdf->brhf", scale * q, edge_proj)
+    edge_attr, edge_proj, edge_query = project_query(q, edge_attr, edge_proj, scale)
     out, lse, edge_out, gated = _run(
         impl,
         (q, k, v),
         graph,
-        bias=None if bias is None else bias.to(_accumulate_dtype(q)),
+        bias=None if bias is None else bias.to(accumulate_dtype(q)),
         gate=None if gate is None else gate.to(q.dtype),
         edge_attr=edge_attr,
         edge_query=edge_query,
@@ -118,6 +159,11 @@ def _run(
     """Call the reference with plain autograd, or the fused operator."""
     if impl == "reference":
         return reference.attention_forward(*qkv, graph.rows_layout(impl), **options)
+    if forward_ad._current_level >= 0:  # the fused operator would silently drop the tangents
+        raise ValueError(
+            f"impl={impl!r} has no forward-mode derivative; pass impl='reference' under "
+            "torch.func.jvp and torch.autograd.forward_ad"
+        )
     edge = tuple(options.pop(name) for name in ("bias", "gate", "edge_attr", "edge_query"))
     streams = options.pop("streams")
     training = torch.is_grad_enabled() and any(
@@ -128,6 +174,19 @@ def _run(
     fused: tuple[Tensor, Tensor, Tensor, Tensor]
     fused = attention_op(*qkv, rows, cols, *edge, streams, *options.values(), impl)
     return fused
+
+
+def project_query(
+    query: Tensor, edge_attr: Tensor | None, edge_proj: Tensor | None, scale: float
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Edge features and projection in query's dtype, and the scaled query seen by the features.
+
+    q . (k + P a) = q . k + (P^T q) . a, so that no projected edge feature [E, H, D] is needed.
+    """
+    if edge_attr is None or edge_proj is None:
+        return None, None, None
+    edge_attr, edge_proj = edge_attr.to(query.dtype), edge_proj.to(query.dtype)
+    return edge_attr, edge_proj, torch.einsum("brhd,hdf->brhf", scale * query, edge_proj)
 
 
 def check_edge_options(
@@ -155,9 +214,13 @@ def check_edge_options(
             "edge_attr cannot be combined with gate or return_gated; "
             "project the edge features into the gate instead"
         )
-    if edge_attr.dim() != 2:
-        raise ValueError(f"edge_attr must have shape [E, F], got {list(edge_attr.shape)}")
+    if edge_attr.dim() != 2 or edge_attr.shape[1] == 0:
+        raise ValueError(
+            f"edge_attr must have shape [E, F] with F >= 1, got {list(edge_attr.shape)}"
+        )
     check_edge_tensor("edge_attr", edge_attr, graph, (edges, edge_attr.shape[1]))
+    if not isinstance(edge_proj, Tensor):
+        raise TypeError(f"edge_proj must be a tensor [H, D, F], got {type(edge_proj).__name__}")
     wanted = (heads, width, edge_attr.shape[1])
     if tuple(edge_proj.shape) != wanted or value.shape[-1] != width:
         raise ValueError(
@@ -175,7 +238,8 @@ def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)
 
 
-def _accumulate_dtype(tensor: Tensor) -> torch.dtype:
+def accumulate_dtype(tensor: Tensor) -> torch.dtype:
+    """float64 for float64, else float32."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 

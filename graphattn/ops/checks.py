@@ -45,19 +45,30 @@ def _check_sizes(query: Tensor, key: Tensor, value: Tensor, graph: CSRGraph) -> 
                 f"leading batch dimensions must agree, got {list(query.shape[:-3])} for query "
                 f"and {list(tensor.shape[:-3])} for {name}; expand one of them"
             )
-    if key.shape[-2] != value.shape[-2] or query.shape[-2] % max(key.shape[-2], 1):
+    heads, groups = query.shape[-2], key.shape[-2]
+    if groups != value.shape[-2] or groups == 0 or heads % groups:
         raise ValueError(
             f"query's heads must be a multiple of the heads of key and value, got "
-            f"{query.shape[-2]}, {key.shape[-2]} and {value.shape[-2]}"
+            f"{heads}, {groups} and {value.shape[-2]}"
         )
-    if query.shape[-1] != key.shape[-1]:
+    if query.shape[-1] != key.shape[-1] or query.shape[-1] == 0:
         raise ValueError(
-            f"query and key must have one head width, got {query.shape[-1]} and {key.shape[-1]}"
+            f"query and key must have one head width of at least 1, got {query.shape[-1]} "
+            f"and {key.shape[-1]}"
         )
 
 
 def check_edge_tensor(name: str, tensor: Tensor, graph: CSRGraph, *shapes: tuple[int, ...]) -> None:
     """Check a per-edge tensor against the allowed ``shapes`` and the graph's device."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in FLOATS:
+        remedy = (
+            "for a mask use torch.where(mask, 0.0, -torch.inf)"
+            if tensor.dtype == torch.bool
+            else f"call {name}.float()"
+        )
+        raise TypeError(f"{name} must be a floating point tensor, got {tensor.dtype}; {remedy}")
     if tuple(tensor.shape) not in shapes:
         wanted = " or ".join(str(list(s)) for s in shapes)
         raise ValueError(
@@ -81,9 +92,28 @@ def check_same_dtype(query: Tensor, key: Tensor, value: Tensor) -> None:
             )
 
 
-def check_ranges(dropout_p: float, eps: float) -> None:
-    """Check ``0 <= dropout_p < 1`` and ``eps >= 0``."""
+def check_numbers(scale: float | None, clamp: float | None, eps: float, dropout_p: float) -> None:
+    """Check the scalar options: numbers, not tensors, and in range."""
+    for name, number in (("scale", scale), ("clamp", clamp), ("eps", eps)):
+        if isinstance(number, Tensor):
+            raise TypeError(
+                f"{name} must be a number, got a tensor; multiply query by a learned scale instead"
+            )
+    if clamp is not None and not clamp >= 0.0:
+        raise ValueError(f"clamp must not be negative, got {clamp}")
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"dropout_p must lie in [0, 1), got {dropout_p}")
-    if eps < 0.0:
+    if not eps >= 0.0:
         raise ValueError(f"eps must not be negative, got {eps}")
+
+
+def check_null_logit(null_logit: Tensor | float, lse: Tensor) -> None:
+    """Check that ``null_logit`` is a scalar, [H] or [rows, H]; lse [..., rows, H]."""
+    if not isinstance(null_logit, Tensor):
+        return
+    rows, heads = lse.shape[-2:]
+    if tuple(null_logit.shape) not in ((), (heads,), (rows, heads)):
+        raise ValueError(
+            f"null_logit must be a scalar, [H] = [{heads}] or [rows, H] = [{rows}, {heads}], "
+            f"got {list(null_logit.shape)}"
+        )

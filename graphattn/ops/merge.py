@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from graphattn.ops.checks import check_null_logit
+
 
 def merge(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     r"""Attention over the union of key sets from attention over each of them.
@@ -24,9 +26,9 @@ def merge(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     if not parts:
         raise ValueError("merge needs at least one (out, lse) pair, got none")
     for out, lse in parts:
-        if out.shape[:-1] != lse.shape or lse.shape != parts[0][1].shape:
+        if out.shape[:-1] != lse.shape or out.shape != parts[0][0].shape:
             raise ValueError(
-                "each part must be out [..., rows, H, D] with lse [..., rows, H] of one shape, "
+                "every part must be out [..., rows, H, D] with lse [..., rows, H] of one shape, "
                 f"got {list(out.shape)} and {list(lse.shape)}"
             )
     stacked = torch.stack([lse for _, lse in parts])
@@ -49,6 +51,8 @@ def add_null_key(
     nulls = [null_logit] if null_logit is not None else []
     if eps > 0.0:
         nulls.append(lse.new_full((), eps).log())
+    if null_logit is not None:
+        check_null_logit(null_logit, lse)
     for null in nulls:
         logit = torch.as_tensor(null, dtype=lse.dtype, device=lse.device).expand_as(lse)
         parts.append((torch.zeros_like(out), logit))

@@ -1,17 +1,25 @@
 """attention_weights: the softmax weights themselves, for reading rather than for speed."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from graphattn.graph import CSRGraph, as_graph
-from graphattn.ops.attention import check_edge_options, fold_batch
-from graphattn.ops.checks import check_qkv, check_same_dtype
+from graphattn.graph import as_graph
+from graphattn.kernels.reference import attention as reference
+from graphattn.ops.attention import (
+    accumulate_dtype,
+    check_edge_options,
+    fold_batch,
+    project_query,
+)
+from graphattn.ops.checks import check_numbers, check_qkv, check_same_dtype
 
 
 def attention_weights(
     query: Tensor,
     key: Tensor,
-    graph: CSRGraph | Tensor,
+    graph: Any,
     *,
     scale: float | None = None,
     bias: Tensor | None = None,
@@ -23,33 +31,31 @@ def attention_weights(
     """Softmax weight of every edge, ``[..., E, H]``, in the caller's edge order.
 
     Arguments as in :func:`attention`. Not fused: computed by the reference, which allocates
-    per-edge vectors ``[..., E, H, Dk]``; differentiable.
+    per-edge vectors ``[..., E, H, Dk]``; in float32 (float64 for float64); differentiable.
     """
-    from graphattn.kernels.reference.attention import edge_list, edge_scores, log_sum_exp
-
     graph = as_graph(graph)
-    heads = query.shape[-2]
+    heads, high = query.shape[-2], accumulate_dtype(query)
     check_qkv(query, key, key, graph)
     check_same_dtype(query, key, key)
+    check_numbers(scale, clamp, 0.0, 0.0)
     check_edge_options(query, key, graph, bias, gate, edge_attr, edge_proj, False)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    q, k = fold_batch(query, heads), fold_batch(key, heads)
-    edge_query = None
-    if edge_proj is not None:
-        edge_query = torch.einsum("brhd,hdf->brhf", scale * q, edge_proj)
-    edges = edge_list(graph.rows_layout("reference"))
-    logit, _ = edge_scores(
-        q,
-        k,
-        edges,
-        scale=scale,
-        clamp=clamp,
-        bias=bias,
-        gate=gate,
-        edge_attr=edge_attr,
-        edge_query=edge_query,
-    )
-    lse = log_sum_exp(logit, edges.row, graph.num_rows)
+    q, k = fold_batch(query, heads).to(high), fold_batch(key, heads).to(high)
+    edges = reference.edge_list(graph.rows_layout("reference"))
+    with torch.autocast(q.device.type, enabled=False):
+        edge_attr, _, edge_query = project_query(q, edge_attr, edge_proj, scale)
+        logit, _ = reference.edge_scores(
+            q,
+            k,
+            edges,
+            scale=scale,
+            clamp=clamp,
+            bias=None if bias is None else bias.to(high),
+            gate=None if gate is None else gate.to(high),
+            edge_attr=edge_attr,
+            edge_query=edge_query,
+        )
+        lse = reference.log_sum_exp(logit, edges.row, graph.num_rows)
     lse = torch.where(lse == -torch.inf, torch.zeros_like(lse), lse)
     weight = (logit - lse[:, edges.row]).exp()[:, edges.id.argsort()]
     return weight.reshape(query.shape[:-3] + weight.shape[1:])

@@ -52,7 +52,7 @@ def edge_scores(
         gated = gated * gate[edges.id]
     logit = gated.sum(-1)
     if edge_attr is not None and edge_query is not None:
-        logit = logit + torch.einsum("behf,ef->beh", edge_query[:, edges.row], edge_attr[edges.id])
+        logit = logit + (edge_query[:, edges.row] * edge_attr[edges.id, None]).sum(-1)
     if clamp is not None:
         logit = logit.clamp(-clamp, clamp)
     if bias is not None:

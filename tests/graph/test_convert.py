@@ -1,6 +1,7 @@
 """as_graph: every input kind gives the same graph, converted once."""
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import scipy.sparse as sp
@@ -79,3 +80,23 @@ def test_an_edge_index_is_converted_once_and_never_kept_alive() -> None:
     assert len(_cache) == before - 1
     with torch.inference_mode():
         assert ga.as_graph(torch.randint(0, 9, (2, 30)), 9).num_edges == 30
+
+
+def test_one_conversion_serves_every_spelling_thread_and_layer() -> None:
+    edge_index = torch.randint(0, 9, (2, 30))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda size: ga.as_graph(edge_index, size), [9, (9, 9)] * 4))
+    assert all(graph is found[0] for graph in found)
+    adj_t = to_torch_csr_tensor(edge_index.flip(0), size=(9, 9))
+    assert ga.as_graph(adj_t) is ga.as_graph(adj_t)
+    with pytest.raises(ValueError, match=r"EdgeIndex has size \(9, 9\), but size=8"):
+        ga.as_graph(EdgeIndex(edge_index, sparse_size=(9, 9)), 8)
+
+
+def test_scipy_keeps_duplicates_and_is_copied() -> None:
+    entries = sp.coo_matrix(([1.0, 1.0, 1.0], ([0, 0, 1], [1, 1, 0])), shape=(2, 2))
+    assert ga.as_graph(entries).num_edges == 3
+    matrix = entries.tocsr()
+    graph = ga.as_graph(matrix)
+    matrix.indices[:] = 77
+    assert graph.indices.max() < 2

@@ -1,7 +1,9 @@
 """CSRGraph: construction, orientation, caches, pickling, wrong input."""
 
 import copy
+import gc
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -149,6 +151,48 @@ def test_wrong_edge_index(edges: list[list[int]], size: int, error: type, words:
 def test_wrong_csr(indptr: list[int], indices: list[int], cols: int, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         CSRGraph(torch.tensor(indptr), torch.tensor(indices), cols)
+
+
+@pytest.mark.parametrize(
+    ("perm", "error", "words"),
+    [
+        (torch.tensor([0, 1, 9]), ValueError, r"edge_perm.*\[0, 3\), got 9"),
+        (torch.tensor([0, 1, 1]), ValueError, "repeated id"),
+        (torch.tensor([0.0, 1.0, 2.0]), TypeError, "edge_perm must be an int64"),
+    ],
+)
+def test_wrong_edge_perm(perm: Tensor, error: type, words: str) -> None:
+    with pytest.raises(error, match=words):
+        CSRGraph(torch.tensor([0, 2, 3]), torch.tensor([0, 1, 1]), 2, perm)
+
+
+@pytest.mark.parametrize("size", [-3, 8.0, (5, 7, 8), (None, 7), "9"])
+def test_wrong_sizes(size: object) -> None:
+    with pytest.raises(ValueError, match="size must be the number of nodes"):
+        ga.as_graph(torch.tensor([[0], [1]]), size)  # type: ignore[arg-type]
+
+
+def test_strided_arrays_are_made_contiguous(edge_index: Tensor) -> None:
+    graph = CSRGraph.from_edge_index(edge_index, 41)
+    assert graph.edge_perm is not None
+    wide = [torch.stack([t, t + 7], 1)[:, 0] for t in (graph.indptr, graph.edge_perm)]
+    twin = CSRGraph(wide[0], graph.indices, 41, wide[1])
+    assert twin.indptr.is_contiguous()
+    assert twin.edge_perm is not None
+    assert twin.edge_perm.is_contiguous()
+    assert torch.equal(twin.edge_index(), edge_index)
+
+
+def test_graph_and_transpose_are_freed_together(edge_index: Tensor) -> None:
+    graph = CSRGraph.from_edge_index(edge_index, 41)
+    graph.t()
+    seen = weakref.ref(graph)
+    gc.disable()
+    try:
+        del graph
+        assert seen() is None, "no reference cycle: mini-batch graphs must not pile up"
+    finally:
+        gc.enable()
 
 
 def test_wrong_types() -> None:

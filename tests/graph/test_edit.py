@@ -77,7 +77,13 @@ def test_wrong_edits(graph: CSRGraph) -> None:
         graph.union(bipartite)
     with pytest.raises(ValueError, match="bool of shape"):
         graph.filter(torch.ones(3))
-    with pytest.raises(ValueError, match="'rcm' or a permutation"):
+    with pytest.raises(ValueError, match="'rcm' or an integer permutation"):
         graph.reorder("degree")
+    with pytest.raises(TypeError, match="edge_mask must be a bool tensor, got list"):
+        graph.filter([True])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="as_graph"):
+        graph.union(torch.zeros(2, 3))  # type: ignore[arg-type]
+    none = CSRGraph.from_edge_index(torch.empty(2, 0, dtype=torch.int64), 4)
+    assert none.reorder("rcm")[1].shape == (4,)
     with pytest.raises(ValueError, match="permutation of 41"):
         graph.reorder(torch.zeros(41, dtype=torch.int64))

@@ -18,7 +18,7 @@ from tests.ops.conftest import make_qkv
         ({"key": torch.zeros(20, 3, 5)}, "key has 20 nodes but the graph has 19 columns"),
         ({"value": torch.zeros(19, 2, 4)}, "multiple of the heads"),
         ({"query": torch.zeros(23, 4, 5)}, "multiple of the heads.*got 4, 3 and 3"),
-        ({"key": torch.zeros(19, 3, 6)}, "one head width, got 5 and 6"),
+        ({"key": torch.zeros(19, 3, 6)}, "one head width.*got 5 and 6"),
         ({"query": torch.zeros(23, 5)}, r"\[..., nodes, heads, width\].*unsqueeze"),
         ({"key": torch.zeros(2, 19, 3, 5)}, "leading batch dimensions"),
         ({"bias": torch.zeros(5)}, r"bias must have shape \[\d+\] or .*caller's edge order"),
@@ -26,6 +26,12 @@ from tests.ops.conftest import make_qkv
         ({"edge_attr": torch.zeros(137, 3)}, "go together"),
         ({"dropout_p": 1.0}, r"\[0, 1\), got 1.0"),
         ({"eps": -1.0}, "eps must not be negative"),
+        ({"clamp": -1.0}, "clamp must not be negative"),
+        ({"clamp": float("nan")}, "clamp must not be negative, got nan"),
+        ({"eps": float("nan")}, "eps must not be negative, got nan"),
+        ({"null_logit": torch.zeros(7)}, r"null_logit must be a scalar, \[H\] = \[3\]"),
+        ({"query": torch.zeros(23, 3, 0), "key": torch.zeros(19, 3, 0)}, "width of at least 1"),
+        ({"edge_attr": torch.zeros(137, 0), "edge_proj": torch.zeros(3, 5, 0)}, "F >= 1"),
         ({"impl": "cuda"}, "impl must be one of auto, reference, cpu, triton, got 'cuda'"),
         ({"query": torch.zeros(23, 3, 5, device="meta")}, r"query is on meta.*graph.to\('meta'\)"),
     ],
@@ -55,6 +61,24 @@ def test_wrong_types(graph: CSRGraph) -> None:
         ga.attention(q.long(), k, v, graph)
     with pytest.raises(TypeError, match="query must be a tensor, got list"):
         ga.attention([1.0], k, v, graph)  # type: ignore[arg-type]
+    mask = torch.zeros(graph.num_edges, dtype=torch.bool)
+    with pytest.raises(TypeError, match=r"bias must be a floating.*torch.where\(mask, 0.0"):
+        ga.attention(q, k, v, graph, bias=mask)
+    with pytest.raises(TypeError, match="multiply query by a learned scale"):
+        ga.attention(q, k, v, graph, scale=torch.ones(()))  # type: ignore[arg-type]
+
+
+def test_forward_mode_names_the_remedy(graph: CSRGraph) -> None:
+    q, k, v = (t.detach() for t in make_qkv(graph))
+    ones = torch.ones_like(v)
+
+    def call(v: torch.Tensor, impl: str) -> torch.Tensor:
+        return ga.attention(q, k, v, graph, impl=impl)
+
+    with pytest.raises(ValueError, match="no forward-mode derivative.*impl='reference'"):
+        torch.func.jvp(lambda v: call(v, "cpu"), (v,), (ones,))
+    _, tangent = torch.func.jvp(lambda v: call(v, "reference"), (v,), (ones,))
+    torch.testing.assert_close(tangent, call(ones, "cpu"))
 
 
 def test_named_implementations_never_fall_back(

@@ -133,3 +133,14 @@ def test_merge_is_attention_over_the_union(graph: CSRGraph, seed: int) -> None:
     want = ga.attention(q, k, v, graph, return_lse=True, impl="reference")
     for found, whole in zip(ga.merge(parts), want, strict=True):
         torch.testing.assert_close(found, whole)
+
+
+def test_weights_accumulate_in_float32_under_half_and_autocast() -> None:
+    star = torch.stack([torch.arange(3000), torch.zeros(3000, dtype=torch.int64)])
+    graph = CSRGraph.from_edge_index(star, 3000)
+    q, k = torch.randn(3000, 2, 8), torch.randn(3000, 2, 8)
+    half = ga.attention_weights(q.bfloat16(), k.bfloat16(), graph)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = ga.attention_weights(q, k, graph)
+    for weight in (half, cast):
+        torch.testing.assert_close(weight.sum(0), torch.ones(2))
