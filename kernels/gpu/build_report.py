@@ -1,0 +1,260 @@
+"""Compile the kernels ahead of time and print what the compilers made of them; needs no GPU.
+
+    python -m graphattn.kernels.gpu.build_report [--targets sm_80 sm_90 gfx942] [--quick]
+
+Columns: registers per thread, bytes spilled, shared memory, programs resident on one SM (CU),
+SASS instructions per edge of the main loop (NVIDIA only) and gathered bytes in flight per SM.
+"""
+
+import argparse
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from graphattn.kernels.gpu.attention import attention_backward, attention_forward
+from graphattn.kernels.gpu.launch import Launch, compile_options, recording
+from graphattn.kernels.layout import Layout
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+WIDTHS = ((8, 16), (4, 32), (1, 64), (8, 64), (2, 128))
+DTYPES = ("bfloat16", "float16", "float32", "float64")
+OPTIONS = ("plain", "bias", "gate", "edge", "dropout", "clamp", "gated", "all")
+_POINTER = {
+    torch.float64: "*fp64",
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.int64: "*i64",
+    torch.int32: "*i32",
+}
+
+
+class Build(NamedTuple):
+    """What one kernel compiled to."""
+
+    kernel: str
+    registers: int
+    spilled: int
+    shared: int
+    programs: int
+    loop: int
+    edges: int
+    in_flight: int
+
+
+def meta_graph(num_rows: int, num_edges: int, chunks: int) -> Layout:
+    """A layout of shapes alone: with ``chunks`` hub chunks in two merge levels."""
+
+    def empty(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    slots = -(-num_rows // 32) * 32 + chunks
+    plan = (empty(3, slots), empty(3, max(chunks // 32, 0)), empty(3, min(chunks // 32, 1)))
+    return Layout(empty(num_rows + 1), empty(num_edges, dtype=torch.int32), empty(num_edges), plan)
+
+
+def launches(
+    dtype: torch.dtype,
+    heads: int,
+    dk: int,
+    dv: int,
+    option: str,
+    warp_size: int,
+    chunks: int = 64,
+) -> list[Launch]:
+    """Every kernel launch of a forward and a backward pass with one option, on meta tensors."""
+    batch, num_rows, num_edges = 1, 1000, 16000
+    high = torch.float64 if dtype == torch.float64 else torch.float32
+
+    def make(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    def given(name: str, *shape: int, dtype: torch.dtype = dtype) -> Tensor | None:
+        return make(*shape, dtype=dtype) if option in (name, "all") else None
+
+    with_edges = option == "edge"
+    query, key = make(batch, num_rows, heads, dk), make(batch, num_rows, heads, dk)
+    value = make(batch, num_rows, heads, dv)
+    drop = option in ("dropout", "all")
+    options: dict[str, Any] = {
+        "scale": 0.25,
+        "clamp": 5.0 if option in ("clamp", "all") else None,
+        "bias": given("bias", num_edges, heads, dtype=high),
+        "gate": make(num_edges, heads, dk) if option in ("gate", "gated", "all") else None,
+        "edge_attr": make(num_edges, dk) if with_edges else None,
+        "edge_query": make(batch, num_rows, heads, dk) if with_edges else None,
+        "dropout_p": 0.25 if drop else 0.0,
+        "streams": make(batch * heads, 2, dtype=torch.int64) if drop else None,
+    }
+    layout = meta_graph(num_rows, num_edges, chunks)
+    return_gated = option in ("gated", "all")
+    needs = tuple(options[n] is not None for n in ("bias", "gate", "edge_attr", "edge_query"))
+    with recording(warp_size) as found:
+        out, lse, edge_out, gated = attention_forward(
+            query, key, value, layout, return_gated=return_gated, **options
+        )
+        attention_backward(
+            torch.empty_like(out), None, edge_out, gated, query, key, value, out, lse, edge_out,
+            layout, layout, needs=needs, **options
+        )  # fmt: skip
+    return found
+
+
+def compile_ahead(launch: Launch, target: GPUTarget) -> Any:
+    """Compile one recorded launch for a target, every pointer 16-byte aligned."""
+    signature: dict[str, str] = {}
+    constants: dict[tuple[int, ...], Any] = {}
+    aligned: dict[tuple[int, ...], Any] = {}
+    for position, parameter in enumerate(launch.kernel.params):
+        value = launch.arguments[parameter.name]
+        if isinstance(value, Tensor):
+            signature[parameter.name] = _POINTER[value.dtype]
+            aligned[(position,)] = [["tt.divisibility", 16]]
+        elif parameter.is_constexpr or value is None:
+            signature[parameter.name] = "constexpr"
+            constants[(position,)] = value
+        else:
+            signature[parameter.name] = parameter.annotation_type
+    source = ASTSource(launch.kernel, signature, constants, aligned)
+    options = compile_options(launch.num_warps, launch.max_registers, target.backend == "hip")
+    return triton.compile(source, target=target, options=options)
+
+
+def inspect(launch: Launch, compiled: Any, target: GPUTarget) -> Build:
+    """Registers, spills, shared memory, residency and loop length of a compiled kernel."""
+    slots = launch.arguments.get("SLOTS", 1)
+    edges = slots * launch.arguments["UNROLL"]
+    shared = compiled.metadata.shared
+    threads = launch.num_warps * target.warp_size
+    if target.backend == "hip":
+        text = compiled.asm["amdgcn"]
+        registers, spilled = _amd(text, "vgpr_count"), 4 * _amd(text, "vgpr_spill_count")
+        spilled += 4 * _amd(text, "sgpr_spill_count")
+        waves = 4 * min(8, 512 // max(8, -(-registers // 8) * 8))
+        programs, loop, flying = min(waves // launch.num_warps, 65536 // max(shared, 1)), 0, 0
+    else:
+        registers, spilled, body = _nvidia(compiled.asm["cubin"])
+        file = 65536 // (max(8, -(-registers // 8) * 8) * threads)
+        programs = min(32, 64 // launch.num_warps, file, 232448 // (shared + 1024))
+        loop, flying = len(body) * launch.num_warps, _in_flight(body) * threads * programs
+    name = launch.kernel.__name__
+    return Build(name, registers, spilled, shared, programs, loop, edges, flying)
+
+
+def _amd(text: str, field: str) -> int:
+    return int(re.search(rf"\.{field}:\s+(\d+)", text)[1])
+
+
+def _nvidia(cubin: bytes) -> tuple[int, int, list[str]]:
+    """Registers, bytes spilled (stack plus local) and the instructions of the longest loop."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage = _run(tool, "--dump-resource-usage", file.name)
+        sass = _run(tool, "--dump-sass", file.name)
+    numbers = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", usage))
+    spilled = int(numbers["STACK"]) + int(numbers["LOCAL"])
+    return int(numbers["REG"]), spilled, _longest_loop(sass)
+
+
+def _longest_loop(sass: str) -> list[str]:
+    """Instructions between the farthest backward branch and its target."""
+    code = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?;)", sass)
+    longest = range(0)
+    for position, (address, text) in enumerate(code):
+        branch = re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text)
+        length = (int(address, 16) - int(branch[1], 16)) // 16 + 1 if branch else 0
+        if length > len(longest):
+            longest = range(position + 1 - length, position + 1)
+    return [code[position][1] for position in longest]
+
+
+def _in_flight(body: list[str]) -> int:
+    """Most bytes per thread loaded but not yet read, in a linear walk over 16-byte loads."""
+    waiting: set[int] = set()
+    most = 0
+    for text in body:
+        load = re.search(r"\bLDG\.E\.128\S*\s+R(\d+)", text)
+        if load:
+            waiting.add(int(load[1]))
+            most = max(most, len(waiting))
+            continue
+        read = {int(register) for register in re.findall(r"\bR(\d+)", text)}
+        waiting = {first for first in waiting if not read & set(range(first, first + 4))}
+    return 16 * most
+
+
+def _run(*command: object) -> str:
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def report(
+    targets: list[str], dtypes: list[str], widths: tuple[tuple[int, int], ...], options: list[str]
+) -> Iterator[tuple[str, ...]]:
+    """Rows of the table; merges that compiled to the same figures appear once."""
+    seen = set()
+    for name in targets:
+        target = TARGETS[name]
+        for dtype in (getattr(torch, text) for text in dtypes):
+            for heads, width in widths:
+                for option in options:
+                    for row in _rows_of(name, target, dtype, heads, width, option):
+                        if row not in seen:
+                            yield row
+                        seen.add(row)
+
+
+def _rows_of(
+    name: str, target: GPUTarget, dtype: torch.dtype, heads: int, width: int, option: str
+) -> Iterator[tuple[str, ...]]:
+    for launch in launches(dtype, heads, width, width, option, target.warp_size):
+        if launch.kernel.__name__.startswith("merge") and option != "plain":
+            continue
+        build = inspect(launch, compile_ahead(launch, target), target)
+        per_edge = f"{build.loop / build.edges:.1f}" if build.loop else "-"
+        yield (
+            name, str(dtype).removeprefix("torch."), f"{heads}x{width}", option, build.kernel,
+            f"w{launch.num_warps}", str(launch.arguments.get("SLOTS", 1)), str(build.registers),
+            str(build.spilled), str(build.shared), str(build.programs), per_edge,
+            f"{build.in_flight / 1024:.0f}" if build.in_flight else "-",
+        )  # fmt: skip
+
+
+def main() -> None:
+    """Print the table and fail if anything spills."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
+    parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
+    parser.add_argument("--options", nargs="+", default=["plain"], choices=OPTIONS)
+    parser.add_argument("--quick", action="store_true", help="one width only")
+    chosen = parser.parse_args()
+    widths = WIDTHS[:1] if chosen.quick else WIDTHS
+    print(f"Triton {triton.__version__}")
+    print("| target | dtype | HxD | option | kernel | warps | slots | regs | spilled B | smem B "
+          "| programs/SM | inst/edge | KB in flight/SM |")  # fmt: skip
+    print("|" + "---|" * 13)
+    spills = 0
+    for row in report(chosen.targets, chosen.dtypes, widths, chosen.options):
+        print("| " + " | ".join(row) + " |", flush=True)
+        spills += int(row[8])
+    if spills:
+        raise SystemExit(f"{spills} bytes spilled in all")
+
+
+if __name__ == "__main__":
+    main()

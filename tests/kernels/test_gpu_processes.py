@@ -1,0 +1,82 @@
+"""GPU kernels without a GPU: interpreted in one process, compiled ahead of time in another."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytest.importorskip("triton")
+
+
+def run(*arguments: str, interpret: bool) -> str:
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), *sys.path]))
+    environment.pop("TRITON_INTERPRET", None)
+    if interpret:
+        environment["TRITON_INTERPRET"] = "1"
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def interpret(*chosen: str) -> str:
+    test = str(ROOT / "tests" / "kernels" / "test_gpu_attention.py")
+    return run("pytest", "-q", "-x", "-p", "no:cacheprovider", test, *chosen, interpret=True)
+
+
+def build(*arguments: str) -> list[list[str]]:
+    """Rows of the report; it fails by itself when anything spills."""
+    table = run("graphattn.kernels.gpu.build_report", *arguments, interpret=False)
+    cells = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
+    return cells[2:]
+
+
+def test_interpreter() -> None:
+    assert " passed" in interpret("-m", "not slow")
+
+
+@pytest.mark.slow
+def test_interpreter_sweep() -> None:
+    assert " passed" in interpret("-m", "slow")
+
+
+def test_kernels_build_for_every_target() -> None:
+    """Lean main loops: no shared memory, and 16-byte gathers (without: twice as long)."""
+    rows = build("--quick", "--dtypes", "bfloat16")
+    limits = {"attention_rows": 42.0, "backward_rows": 46.0, "backward_cols": 54.0}
+    for target in ("sm_80", "sm_90", "gfx942"):
+        found = {row[4]: row for row in rows if row[0] == target}
+        assert set(found) == {*limits, "merge_softmax", "merge_sum"}
+        for kernel, limit in limits.items():
+            assert found[kernel][9] == "0", f"{kernel} uses shared memory"
+            assert target == "gfx942" or float(found[kernel][11]) < limit, found[kernel]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
+def test_nothing_spills(target: str) -> None:
+    build("--targets", target)
+    build("--targets", target, "--quick", "--options", "bias", "gate", "edge", "dropout", "all")
+
+
+def test_sizes_are_never_specialised() -> None:
+    """Mini-batches of other sizes must not compile again."""
+    code = """
+from graphattn.kernels.gpu import backward_cols, backward_rows, forward, merge
+kernels = (forward.attention_rows, backward_rows.backward_rows, backward_cols.backward_cols,
+           merge.merge_softmax, merge.merge_sum)
+for kernel in kernels:
+    for parameter in kernel.params:
+        if parameter.annotation_type in ("i32", "i64"):
+            assert parameter.do_not_specialize, (kernel, parameter.name)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
