@@ -8,7 +8,7 @@ files only; the catalogue caches what it returns, keyed by ``sources``.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -61,10 +61,12 @@ class NodeDataset:
 class GraphDataset:
     """Many graphs, each with its own label ``y`` [1] or [1, tasks]; splits index graphs.
 
-    Attributes as in ``NodeDataset``, with ``graphs`` (a list of PyG ``Data``) for ``data``.
+    Attributes as in ``NodeDataset``, with ``graphs`` for ``data``: a sequence of PyG ``Data`` with
+    ``len``, index, slice and iteration.  From the cache it is a ``graph_list.GraphList``, which
+    makes a graph at each access; ``list(graphs)`` gives graphs to keep and change.
     """
 
-    graphs: list[Data]
+    graphs: Sequence[Data]
     splits: list[Split] = field(repr=False)
     metric: str
     evaluate: Evaluate
@@ -166,6 +168,17 @@ def edge_note(name: str, in_file: int, returned: int, how: str = "as in the file
     note = f"{in_file:,} edges in the file, {returned:,} returned ({how})"
     announce(f"{name}: {note}")
     return note
+
+
+def caller_level() -> int:
+    """The ``stacklevel`` with which a warning names the first line outside this package.
+
+    Call it in the function that warns.
+    """
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] == "graphattn":
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def announce(text: str) -> None:

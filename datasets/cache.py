@@ -25,6 +25,7 @@ from torch import Tensor
 
 from graphattn.cache import cache_dir
 from graphattn.datasets.base import GraphDataset, NodeDataset
+from graphattn.datasets.graph_list import GraphList
 from graphattn.datasets.metrics import Evaluator, evaluator
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def open_entry(folder: Path) -> Dataset | None:
     """
     try:
         meta = json.loads((folder / "meta.json").read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if folder.exists():
             logger.warning("cache entry %s has no meta.json; rebuilding it", folder)
         return None
@@ -244,16 +245,9 @@ def _unpack_node(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Data:
     return Data(**found, **meta["plain"])
 
 
-def _unpack_graphs(tensors: dict[str, Tensor], meta: dict[str, Any]) -> list[Data]:
-    from torch_geometric.data import Data
-
-    columns: dict[str, Any] = dict(meta["plain"])
-    for key, dim in meta["joined"].items():
-        values = tensors[f"data.{key}"]
-        if dim is None:
-            columns[key] = values.unbind()
-        else:
-            columns[key] = values.split(tensors[f"sizes.{key}"].tolist(), dim)
-    return [
-        Data(**{key: column[i] for key, column in columns.items()}) for i in range(meta["graphs"])
-    ]
+def _unpack_graphs(tensors: dict[str, Tensor], meta: dict[str, Any]) -> GraphList:
+    joined = {
+        key: (tensors[f"data.{key}"], dim, None if dim is None else tensors[f"sizes.{key}"])
+        for key, dim in meta["joined"].items()
+    }
+    return GraphList(joined, meta["plain"], meta["graphs"])

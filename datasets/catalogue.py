@@ -142,9 +142,9 @@ def load_dataset(
         A ``NodeDataset``, or a ``GraphDataset`` for graph-level sets.
 
     Raises:
-        ValueError: If the name is unknown (near names are listed), an option is unknown, a file
-            is damaged, or the data fail a check (NaN features, overlapping splits, labels outside
-            the classes).
+        ValueError: If the name is unknown (near names, or else all, are listed), an option is
+            unknown, a file is damaged, or the data fail a check (NaN features, overlapping splits,
+            labels outside the classes).
         FileNotFoundError: If a file is missing; names it, the folder and the remedy.
     """
     root = Path(root).expanduser()
@@ -236,9 +236,10 @@ def _resolve(name: str, root: Path) -> tuple[str, str, Path]:
     names = sorted({*CATALOGUE, *ALIASES}, key=str.lower)
     plain = {_plain(key): key for key in names}
     near = [plain[match] for match in difflib.get_close_matches(_plain(name), plain, n=4)]
+    listed = f"known: {', '.join(names)}"
+    if near:
+        listed = f"near: {', '.join(near)} (graphattn.datasets.catalogue.CATALOGUE has all)"
     raise ValueError(
-        f"unknown data set {name!r}"
-        + (f"; near: {', '.join(near)}" if near else "")
-        + f"; known: {', '.join(names)}; or a folder with edge_index.npy (looked at "
+        f"unknown data set {name!r}; {listed}; or a folder with edge_index.npy (looked at "
         f"{(root / name).absolute()})"
     )

@@ -26,10 +26,15 @@ from torch import Tensor
 from graphattn.datasets.base import NodeDataset, Split, check_edges, edge_note, symmetrise
 from graphattn.datasets.files import need_file, reading
 from graphattn.datasets.metrics import evaluator
-from graphattn.datasets.splits import PARTS, random_splits
+from graphattn.datasets.splits import PARTS, labelled, random_splits
 
 _ALSO = {"x": "features", "y": "labels"} | {part: f"split_{part}" for part in PARTS}
 _METRICS = {"multiclass": "acc", "binary": "rocauc", "multilabel": "rocauc", "regression": "rmse"}
+_FILES = (
+    "expected are edge_index.npy (or indptr.npy and indices.npy) and y.npy (or labels.npy); "
+    "optional are x.npy (or features.npy), edge_attr.npy, meta.json, and, all three or none, "
+    "train.npy, valid.npy and test.npy"
+)
 
 
 def is_dataset(path: Path) -> bool:
@@ -49,7 +54,8 @@ def load(name: str, root: Path, *, download: bool, undirected: bool, seed: int) 
 
     Raises:
         FileNotFoundError: If y.npy is missing, or some of train, valid and test.
-        ValueError: If a file is damaged, shapes disagree, or meta.json has an unknown entry.
+        ValueError: If a file is damaged, shapes disagree, a class label is below -1, no node has
+            a label, or meta.json has an unknown entry.
     """
     from torch_geometric.data import Data
 
@@ -66,6 +72,7 @@ def load(name: str, root: Path, *, download: bool, undirected: bool, seed: int) 
     task, metric, classes = _task(folder, labels)
     y = torch.from_numpy(labels)
     y = y.long() if task in ("multiclass", "binary") else y.float()
+    _check_known(folder, y, task)
     data = Data(edge_index=edge_index, y=y, num_nodes=len(labels))
     data.x = None if x is None else torch.from_numpy(x).float()
     if edge_attr is not None:
@@ -90,15 +97,18 @@ class Folder:
             path = self.path / f"{name}.npy"
             self.sources.append(str(path))
             if path.is_file():
-                with reading(path):
-                    return np.asarray(np.load(path))
+                with reading(path, "save it again with np.save (numbers only, no objects)"):
+                    array = np.asarray(np.load(path))
+                    if array.dtype.kind not in "biuf":
+                        raise ValueError(f"it holds {array.dtype}, not numbers")
+                    return array
         return None
 
     def need(self, key: str) -> np.ndarray:
         """As ``array``, or FileNotFoundError with what the file should hold."""
         found = self.array(key)
         if found is None:
-            need_file(self.path / f"{key}.npy", self.path.name, "see graphattn.datasets.folder")
+            need_file(self.path / f"{key}.npy", self.path.name, _FILES)
             raise AssertionError
         return found
 
@@ -125,8 +135,7 @@ def _task(folder: Folder, labels: np.ndarray) -> tuple[str, str, int]:
     """Task, metric and classes: meta.json's, else by the labels' dtype and shape."""
     meta = _meta(folder)
     integers, wide = labels.dtype.kind in "iub", labels.ndim > 1
-    known = labels[labels >= 0] if integers else labels
-    classes = int(known.max(initial=0)) + 1
+    classes = int(labels.max(initial=0)) + 1 if integers else 0
     guess = "multilabel" if wide and integers else "multiclass" if integers else "regression"
     task = str(meta.get("task", guess))
     if task not in _METRICS:
@@ -147,12 +156,30 @@ def _meta(folder: Folder) -> dict[str, Any]:
     folder.sources.append(str(path))
     if not path.is_file():
         return {}
-    with reading(path):
+    with reading(path, "correct the JSON"):
         meta = json.loads(path.read_text())
+        if not isinstance(meta, dict):
+            raise ValueError('it must be an object such as {"task": "binary"}')
         unknown = sorted(set(meta) - {"task", "metric", "num_classes"})
     if unknown:
         raise ValueError(f"{path}: unknown {unknown}; known are task, metric and num_classes")
-    return dict(meta)
+    return meta
+
+
+def _check_known(folder: Folder, y: Tensor, task: str) -> None:
+    """Refuses class labels below -1, and a set in which no node has a label."""
+    below = (y < -1).nonzero().flatten() if task in ("multiclass", "binary") else y[:0]
+    if len(below):
+        first = int(below[0])
+        raise ValueError(
+            f"{folder.path}: {len(below):,} labels in y are below -1 (first: node {first} has "
+            f"{int(y[first])}); expected classes 0, 1, ... or -1 for a node without label"
+        )
+    if not len(labelled(y)):
+        raise ValueError(
+            f"{folder.path}: none of the {len(y):,} nodes in y has a label (all are -1 or NaN); "
+            "label the nodes to train and test on"
+        )
 
 
 def _splits(

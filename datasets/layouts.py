@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from graphattn.datasets.files import fetch, need_file, reading
+from graphattn.datasets.files import DOWNLOAD, fetch, hidden_folder, need_file, reading
 
 
 class Remote(NamedTuple):
@@ -69,32 +67,18 @@ def _remedy(needed: Remote, root: Path, forms: Sequence[Sequence[Remote]]) -> st
     text = f"put it there, or pass the root= under which {needed.path} lies"
     text += "".join(f", or {path}" for path in others)
     inside = f" (as {needed.member})" if needed.member else ""
-    return text + (f"; download=True fetches it from {needed.url}{inside}" if needed.url else "")
+    return text + (f"; {DOWNLOAD} fetches it from {needed.url}{inside}" if needed.url else "")
 
 
 def _download(name: str, url: str, root: Path, remotes: list[Remote]) -> None:
     """Fetches into a hidden folder, then renames: a killed download leaves no half file."""
     folder = (root / remotes[0].path).parent
-    hidden = _hidden_folder(folder, url, name)
-    try:
+    with hidden_folder(folder, url, name) as hidden:
         archive = _fetch(name, url, hidden, root, remotes[0])
         for remote in remotes:
             source = _extract(archive, remote, hidden) if remote.member else archive
             if source is not None:
                 source.replace(root / remote.path)
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
-
-
-def _hidden_folder(folder: Path, url: str, name: str) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=".download-", dir=folder))
-    except OSError as error:
-        raise FileNotFoundError(
-            f"{name}: cannot write into {folder.absolute()} to download {url} ({error}); pass a "
-            "root= that can be written to, or one that already holds the set"
-        ) from error
 
 
 def _fetch(name: str, url: str, hidden: Path, root: Path, remote: Remote) -> Path:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import shutil
-import tempfile
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphattn.datasets.base import Split
-from graphattn.datasets.files import fetch, need_file, read_csv
+from graphattn.datasets.base import Split, caller_level
+from graphattn.datasets.files import DOWNLOAD, fetch, hidden_folder, need_file, read_csv, reading
 
 
 @dataclass
@@ -41,9 +39,7 @@ class RawFolder:
         """The path of a required file; FileNotFoundError names it if it is missing."""
         path = self.path / relative
         self.sources.append(str(path))
-        remedy = (
-            f"delete {self.path.absolute()} and load with download=True (from {self.info['url']})"
-        )
+        remedy = f"delete {self.path.absolute()} and load with {DOWNLOAD} (from {self.info['url']})"
         return need_file(path, self.name, remedy)
 
     def csv(self, relative: str, rows: int | None = None) -> np.ndarray:
@@ -117,7 +113,7 @@ def locate(name: str, root: Path, download: bool, family: str) -> RawFolder:
     if not download:
         raise FileNotFoundError(
             f"{name}: no folder {path.name} in {root.absolute()}; pass the root= that holds it, or "
-            f"download=True to fetch it from {info['url']}"
+            f"{DOWNLOAD} to fetch it from {info['url']}"
         )
     _download(name, path, info)
     return RawFolder(name, path, info)
@@ -144,19 +140,19 @@ def _check_release(name: str, path: Path, info: dict[str, str]) -> None:
         f"{name}: {path.absolute()} has no {expected} (found: {others}): it may be an older "
         "release, whose results do not compare; delete the folder to download the current one",
         UserWarning,
-        stacklevel=4,
+        stacklevel=caller_level(),
     )
 
 
 def _download(name: str, path: Path, info: dict[str, str]) -> None:
     """Fetches beside the target and renames, so that a killed download leaves no half set."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        fetch(info["url"], temporary, name, unzip=True)
-        (temporary / info["download_name"]).rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    from torch_geometric.data import extract_zip
+
+    with hidden_folder(path.parent, info["url"], name) as hidden:
+        archive = fetch(info["url"], hidden, name)
+        with reading(archive):
+            extract_zip(str(archive), str(hidden), log=False)
+        (hidden / info["download_name"]).rename(path)
 
 
 def add_inverse(edge_index: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from graphattn.datasets.base import Split
+from graphattn.datasets.base import Split, caller_level
 
 PARTS = ("train", "valid", "test")
 
@@ -203,7 +203,7 @@ def check_labels(
                     f"{name}: the training part of split {number} has no item of class "
                     f"{_list(missing)}: no model can learn it",
                     UserWarning,
-                    stacklevel=3,
+                    stacklevel=caller_level(),
                 )
 
 

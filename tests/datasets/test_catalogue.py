@@ -3,6 +3,7 @@
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch_geometric.data import Data
@@ -12,7 +13,7 @@ from graphattn.datasets import base, catalogue
 from graphattn.datasets.base import GraphDataset, NodeDataset
 from graphattn.datasets.catalogue import ALIASES, CATALOGUE, canonical, check, load_dataset
 from graphattn.datasets.metrics import evaluator
-from tests.datasets.ogb_layout import write_arxiv
+from tests.datasets.ogb_layout import write_arxiv, write_csv
 
 
 def test_every_loader_is_in_the_catalogue() -> None:
@@ -37,10 +38,20 @@ def test_public_name() -> None:
     assert ga.load_dataset is load_dataset
 
 
-def test_unknown_name_lists_near_and_known_names() -> None:
+def test_unknown_name_lists_near_names_or_all() -> None:
     with pytest.raises(ValueError, match=r"unknown data set 'ogbn-arxvi'; near: ogbn-arxiv") as e:
         load_dataset("ogbn-arxvi")
-    assert "minesweeper-generated" in str(e.value) and "edge_index.npy" in str(e.value)
+    assert "CATALOGUE has all" in str(e.value) and "edge_index.npy" in str(e.value)
+    assert "minesweeper-generated" not in str(e.value)
+    with pytest.raises(ValueError, match=r"'!!'; known: actor, .*minesweeper-generated"):
+        load_dataset("!!")
+
+
+def test_a_warning_names_the_callers_line(tmp_path: Path) -> None:
+    write_csv(write_arxiv(tmp_path) / "raw/node-label.csv.gz", np.arange(301) % 39)
+    with pytest.warns(UserWarning, match="no item of class 39") as caught:
+        load_dataset("ogbn-arxiv", tmp_path)
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_unknown_option(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from graphattn.datasets.files import fetch, need_file, read_csv, read_npz, readi
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"Cora: no file a\.npz in .*; .*root="):
+    with pytest.raises(
+        FileNotFoundError, match=r"Cora: no file a\.npz in .*; .*root=.*--data\.download true"
+    ):
         need_file(tmp_path / "a.npz", "Cora")
     with pytest.raises(FileNotFoundError, match="do this"):
         need_file(tmp_path / "a.npz", "Cora", "do this")
@@ -50,6 +52,13 @@ def test_csv(tmp_path: Path) -> None:
             read_csv(path, "toy")
 
 
+def test_remedy_of_a_damaged_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="delete it and fetch it again"), reading(tmp_path / "a"):
+        raise EOFError
+    with pytest.raises(ValueError, match="; do this$"), reading(tmp_path / "a", "do this"):
+        raise EOFError
+
+
 def test_errors_of_the_system_pass(tmp_path: Path) -> None:
     with pytest.raises(OSError) as caught, reading(tmp_path / "a"):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -61,3 +70,26 @@ def test_fetch_unreachable(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"toy: cannot download file:.*nowhere\.zip.*root="):
         fetch(url, tmp_path / "data", "toy")
     assert not (tmp_path / "data").exists()
+
+
+def test_a_killed_download_is_not_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    origin, target = tmp_path / "a.bin", tmp_path / "data"
+    origin.write_bytes(b"whole")
+
+    def killed(url: str, folder: str, log: bool) -> str:
+        (Path(folder) / "a.bin").write_bytes(b"wh")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("torch_geometric.data.download_url", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(origin.as_uri(), target, "toy")
+    assert list(target.iterdir()) == []
+    assert fetch(origin.as_uri(), target, "toy").read_bytes() == b"whole"
+    assert [path.name for path in target.iterdir()] == ["a.bin"]
+
+
+def test_a_target_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(b"whole")
+    with pytest.raises(FileNotFoundError, match=r"toy: cannot write into .*a\.bin/data .*root="):
+        fetch((tmp_path / "a.bin").as_uri(), tmp_path / "a.bin/data", "toy")

@@ -80,6 +80,7 @@ def test_csr_and_the_other_names(tmp_path: Path) -> None:
     ("labels", "meta", "expected"),
     [
         (np.linspace(0, 1, 12), {}, ("regression", "rmse", 1)),
+        (np.array([np.nan, *range(11)]), {}, ("regression", "rmse", 1)),
         (np.eye(12, 4, dtype=int), {}, ("multilabel", "rocauc", 4)),
         (np.arange(12) % 2, {"task": "binary"}, ("binary", "rocauc", 2)),
         (np.arange(12) % 2, {"task": "binary", "metric": "ap"}, ("binary", "ap", 2)),
@@ -103,6 +104,11 @@ def test_tasks(mine: Path, labels: np.ndarray, meta: dict, expected: tuple) -> N
         ({"x": np.full((12, 1), np.nan)}, ValueError, "12 of 12 feature rows"),
         ({"x": np.ones((11, 1))}, ValueError, "x has 11 rows but y has 12"),
         ({"y": np.array([0, 3] * 6)}, ValueError, "no training item of class 1, 2"),
+        ({"y": np.full(12, -2)}, ValueError, r"12 labels.*below -1 \(first: node 0 has -2\)"),
+        ({"y": np.full(12, -1)}, ValueError, "none of the 12 nodes in y has a label"),
+        ({"y": np.full(12, np.nan)}, ValueError, "none of the 12 nodes in y has a label"),
+        ({"x": np.full(12, None)}, ValueError, r"x\.npy .*save it again with np\.save"),
+        ({"x": np.full(12, "a")}, ValueError, r"x\.npy .*not numbers.*save it again"),
         ({"edge_attr": np.ones(5)}, ValueError, "edge_attr has 5 rows"),
         ({"train": [0, 1], "valid": [1], "test": [2]}, ValueError, "valid overlaps train"),
         ({"train": [0, 1], "test": [2]}, FileNotFoundError, "valid.npy"),
@@ -123,11 +129,14 @@ def test_wrong_meta_and_missing_labels(mine: Path) -> None:
     (mine / "meta.json").write_text('{"task": "ranking"}')
     with pytest.raises(ValueError, match="'ranking' is not one of"):
         load_dataset(str(mine))
-    (mine / "meta.json").write_text("{")
-    with pytest.raises(ValueError, match=r"meta\.json"):
-        load_dataset(str(mine))
+    for text in ("{", "5"):
+        (mine / "meta.json").write_text(text)
+        with pytest.raises(ValueError, match=r"meta\.json .*correct the JSON"):
+            load_dataset(str(mine))
     (mine / "y.npy").unlink()
-    with pytest.raises(FileNotFoundError, match=r"y\.npy"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no file y\.npy in .*expected are edge_index\.npy"
+    ):
         load_dataset(str(mine))
 
 

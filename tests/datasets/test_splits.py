@@ -119,8 +119,9 @@ def test_labels_outside_the_range() -> None:
 def test_class_missing_from_given_training_part() -> None:
     labels = torch.tensor([0, 0, 1, 1])
     assert missing_classes(labels, torch.tensor([0]), 2) == [1]
-    with pytest.warns(UserWarning, match="split 0 has no item of class 1"):
+    with pytest.warns(UserWarning, match="split 0 has no item of class 1") as caught:
         check_labels(labels, [split([0, 1], [2], [3])], 2, "multiclass", "toy")
+    assert caught[0].filename == __file__
     many = torch.arange(40)
     with pytest.warns(UserWarning, match="and 29 more"):
         check_labels(many, [split([0], [2], [3])], 40, "multiclass", "toy")
