@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ commands:
 
 graphattn COMMAND NAME --model MODEL --help lists the settings with their defaults. Settings
 come from the preset of data set and model, then from --config FILE, then from the command line.
+Short forms: --model, --root, --split, --epochs, --lr, --seed, --device, --precision, --compile.
 """
 
 
@@ -46,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
 
         remedy = near_names(argv[0], commands)
         return _fail(f"there is no command {argv[0]!r}; {remedy}", 2)
+    form = warnings.formatwarning
+    warnings.formatwarning = _format_warning
     try:
         return commands[argv[0]](argv[1:])
     except UsageError as error:
@@ -57,10 +61,17 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(f"{argv[0]}: {error}", 1)
     except KeyboardInterrupt:
         return _fail(f"{argv[0]}: stopped at once; the last checkpoint is kept", 130)
+    finally:
+        warnings.formatwarning = form
 
 
 class UsageError(Exception):
     """Wrong arguments."""
+
+
+def _format_warning(message: Warning | str, *_place: object, **_line: object) -> str:
+    """A warning without the source line that raised it, which says nothing to a user."""
+    return f"graphattn: {message}\n"
 
 
 def _fail(message: str, code: int) -> int:
@@ -88,6 +99,11 @@ def train(argv: list[str]) -> int:
     out = _option("--out", str | None, None, "Run folder; default runs/DATA-MODEL-TIME.")
     resume = _option("--resume", str | None, None, "Run folder to continue.")
     config, own = _parse("train", argv, out, resume, run_key="resume")
+    if own.resume and own.out:
+        raise UsageError(
+            f"--resume {own.resume} goes on in its own folder; drop --out {own.out}, or drop "
+            "--resume to start a new run there"
+        )
     from graphattn.training import recorder
     from graphattn.training.run import Interrupted, train_run
 
@@ -98,32 +114,35 @@ def train(argv: list[str]) -> int:
     try:
         result = train_run(config, folder, resume=bool(own.resume))
     except Interrupted as stop:
-        _write_curves(folder)
         print(f"stopped; continue with: graphattn train --resume {folder}", file=sys.stderr)
+        _write_curves(folder)
         return 128 + stop.number
-    _write_curves(folder)
     _print_result(result, folder)
+    _write_curves(folder)
     return 0
 
 
 def _write_curves(folder: Path) -> None:
-    from graphattn.plots import training_curves
+    try:
+        from graphattn.plots import training_curves
 
-    training_curves(folder).savefig(folder / "curves.png", dpi=120)
+        training_curves(folder).savefig(folder / "curves.png", dpi=120)
+    except Exception as error:  # whatever the drawing library raises, the run is finished
+        print(f"graphattn: no {folder / 'curves.png'} ({error})", file=sys.stderr)
 
 
 def _print_result(result: dict[str, Any], folder: Path) -> None:
-    print(f"data         {result['data']}, split {result['split']} ({result['split_note']})")
-    print(f"model        {result['model']}, {result['parameters']:,} parameters")
     _print_scores(result)
     print(f"best epoch   {result['best_epoch']} of {result['epochs']}")
-    print(f"epoch time   {result['seconds_per_epoch']:.3f} s (median, training step)")
+    print(f"epoch time   {result['seconds_per_epoch']:.3f} s (median, without the first epoch)")
     print(f"peak memory  {result['peak_memory'] / 2**20:,.0f} MiB")
     print(f"hardware     {result['hardware']}")
     print(f"run          {folder}")
 
 
 def _print_scores(result: dict[str, Any]) -> None:
+    print(f"data         {result['data']}, split {result['split']} ({result['split_note']})")
+    print(f"model        {result['model']}, {result['parameters']:,} parameters")
     for part, name in (("train", "training"), ("valid", "validation"), ("test", "test")):
         value = "n/a (no labels)" if result[part] is None else f"{result[part]:.4f}"
         print(f"{name:<12} {value} {result['metric']}")
@@ -149,7 +168,7 @@ def protocol(argv: list[str]) -> int:
         _option("--out", str | None, None, "Folder; the same settings find theirs again."),
         _option("--external_data", bool, False, "Whether data from elsewhere were used."),
     )
-    from graphattn.training.protocol import row, run_protocol
+    from graphattn.training.protocol import remarks, row, run_protocol
     from graphattn.training.run import Interrupted
 
     folder = None if own.out is None else Path(own.out)
@@ -160,11 +179,10 @@ def protocol(argv: list[str]) -> int:
         return 128 + stop.number
     from tabulate import tabulate
 
-    print(
-        tabulate(
-            [row(content["summary"])], headers="keys", tablefmt="github", disable_numparse=True
-        )
-    )
+    cells = row(content["summary"])
+    print(tabulate([cells], headers="keys", tablefmt="github", disable_numparse=True) + "\n")
+    for name, value in remarks(content["summary"]).items():
+        print(f"{name:<14} {value}")
     print(f"\nresults in {content['folder']}/results.json", file=sys.stderr)
     return 0
 
@@ -172,9 +190,11 @@ def protocol(argv: list[str]) -> int:
 def info(argv: list[str]) -> int:
     """``graphattn info [NAME] [settings]``."""
     config, _ = _parse("info", argv)
+    from graphattn.training.build import check_values
     from graphattn.training.info import describe_data
     from graphattn.training.inputs import load_nodes
 
+    check_values(config)
     dataset = load_nodes(config.data)
     for name, value in (describe_data(dataset) | _memory(config, dataset)).items():
         shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 def training_curves(path: Path | str) -> Figure:
     """Loss, and training and validation score, over the epochs of a run.
 
+    The metric's name and the best epoch come from ``result.json``, once the run is finished.
+
     Args:
         path: Run folder, or its ``metrics.jsonl``.
 
@@ -23,8 +25,10 @@ def training_curves(path: Path | str) -> Figure:
     """
     # Figure without pyplot: no window system is touched and nothing stays registered globally.
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     entries = _entries(Path(path))
+    result = _result(Path(path), entries[-1]["epoch"])
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot([e["epoch"] for e in entries], [e["loss"] for e in entries], color="tab:gray")
@@ -33,11 +37,24 @@ def training_curves(path: Path | str) -> Figure:
     for part, color in (("train", "tab:blue"), ("valid", "tab:orange")):
         scores = [entry[part] for entry in evaluated]
         right.plot([e["epoch"] for e in evaluated], scores, label=part, color=color)
-    right.set(xlabel="epoch", ylabel="score")
+    if "best_epoch" in result:
+        best = result["best_epoch"]
+        right.axvline(best, color="tab:green", linestyle=":", label=f"best epoch {best}")
+    right.set(xlabel="epoch", ylabel=result.get("metric", "score"))
     right.legend()
     for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     return figure
+
+
+def _result(path: Path, last_epoch: int) -> dict[str, Any]:
+    """``result.json`` of the run, unless the run has gone on since it was written."""
+    import json
+
+    file = (path if path.is_dir() else path.parent) / "result.json"
+    result = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return result if result.get("epochs") == last_epoch else {}
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:

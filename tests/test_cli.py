@@ -2,6 +2,7 @@ import json
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import torch
 
 from graphattn.cli import main
 from graphattn.datasets import generated
+from graphattn.training.config import TrainConfig
+from graphattn.training.config_file import write_config
 
 SMALL = ["--model.layers", "1", "--model.width", "16", "--model.options.impl", "reference"]
 SMALL += ["--loop.eval_every", "1", "--optim.schedule", "none", "--optim.warmup", "0"]
@@ -36,7 +39,10 @@ def test_train_evaluate_resume(small_board: Path, capsys: pytest.CaptureFixture[
         assert word in printed
     test = next(line for line in printed.splitlines() if line.startswith("test"))
     assert main(["evaluate", "a"]) == 0
-    assert test in capsys.readouterr().out
+    again = capsys.readouterr().out
+    assert test in again
+    assert again.startswith("data  ")
+    assert "model        gt" in again
     assert main(["train", "--resume", "a", "--epochs", "5"]) == 0
     assert "of 5" in capsys.readouterr().out
     assert main(["train", "--config", "a/config.yaml", "--out", "b", "--epochs", "1"]) == 0
@@ -69,6 +75,8 @@ def test_protocol_prints_a_markdown_row(
     assert lines[0].startswith("| data")
     assert set(lines[1]) <= set("|-: ")
     assert " ± " in lines[2]
+    assert max(map(len, lines[:3])) < 150
+    assert {"hardware", "split", "edges"} <= {line.partition(" ")[0] for line in lines[3:]}
     assert json.loads(Path("p/results.json").read_text())["summary"]["runs"] == 2
 
 
@@ -88,6 +96,7 @@ def test_info(small_board: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "no-such-data"], 1, "no-such-data"),
         (["evaluate", "nowhere"], 2, "holds no config.yaml"),
         (["train", "--split", "10"], 1, "splits 0..9"),
+        (["train", "--resume", "r", "--out", "z"], 2, "r holds no config.yaml"),
     ],
 )
 def test_errors_name_the_remedy(
@@ -97,6 +106,43 @@ def test_errors_name_the_remedy(
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+    assert not list(small_board.iterdir())  # no empty run folders
+
+
+def test_resume_and_out_exclude_each_other(
+    small_board: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_config(TrainConfig(), Path("config.yaml"))
+    assert main(["train", "--resume", ".", "--out", "z"]) == 2
+    assert "drop --out z" in capsys.readouterr().err
+    assert not Path("z").exists()
+
+
+def test_failing_picture_hides_no_result(
+    small_board: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_folder: Path) -> None:
+        raise OSError("no fonts")
+
+    monkeypatch.setattr("graphattn.plots.training_curves", fail)
+    assert main(["train", "--epochs", "1", "--out", "a", *SMALL]) == 0
+    printed = capsys.readouterr()
+    assert "best epoch   1 of 1" in printed.out
+    assert "no a/curves.png (no fonts)" in printed.err
+
+
+def test_warnings_show_no_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+
+    def warn(_argv: list[str]) -> int:
+        shown.append(warnings.formatwarning("odd", UserWarning, "/some/file.py", 3, "x = 1"))
+        return 0
+
+    before = warnings.formatwarning
+    monkeypatch.setattr("graphattn.cli.info", warn)
+    assert main(["info"]) == 0
+    assert shown == ["graphattn: odd\n"]
+    assert warnings.formatwarning is before
 
 
 def test_help_needs_nothing_heavy() -> None:

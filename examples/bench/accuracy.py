@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from graphattn.training.arguments import parse
-from graphattn.training.protocol import row, run_protocol
+from graphattn.training.protocol import remarks, row, run_protocol
 
 MODELS = ("gt", "gt-sep", "gcn", "sage", "gat")
 # Row name: folder below GRAPHATTN_DATA, arguments of the protocol.
@@ -45,10 +45,11 @@ def run(device: str, repeats: int, compiled: bool = True) -> tuple[list[dict[str
         own = ["--root", str(Path(data, folder)), "--loop.device", device]
         config, _ = parse("protocol", [*shown, *own])
         out = Path("runs/accuracy") / f"{name}-{model}".replace(" ", "-")
-        cells = row(run_protocol(config, out, splits="0", seeds=SEEDS)["summary"])
-        found.setdefault(name, {"workload": name})[model] = cells["test acc"]
+        summary = run_protocol(config, out, splits="0", seeds=SEEDS)["summary"]
+        found.setdefault(name, {"workload": name})[model] = row(summary)["test acc %"]
         if model == MODELS[0]:
-            notes.append(f"{name}: {cells['split']}; {cells['edges']}")
+            about = remarks(summary)
+            notes.append(f"{name}: {about['split']}; {about['edges']}")
             notes.append(
                 f"{name}: `graphattn protocol {' '.join(settings)} --model MODEL --seeds 3`"
             )

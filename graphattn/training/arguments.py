@@ -6,6 +6,8 @@ resumed or evaluated), ``--config`` file, command line.
 
 from __future__ import annotations
 
+import re
+from argparse import SUPPRESS
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,13 @@ SHORTHANDS = {
     "--device": "--loop.device",
     "--precision": "--loop.precision",
     "--lr": "--optim.lr",
+}
+_SECTIONS = ("data", "model", "optim", "encoding", "loop")
+_KINDS = {
+    "<class 'int'>": "an integer",
+    "<class 'float'>": "a number",
+    "<class 'bool'>": "true or false",
+    "<class 'dict'>": "a mapping such as '{residual: true}'",
 }
 _ACTS_AT_ONCE = ("-h", "--help", "--print_config")
 
@@ -82,9 +91,14 @@ def parse(
     folder = first.get(run_key) if run_key else None
     base = _of_run(Path(folder)) if folder else presets.preset(data, first.model.name)
     final = _parse_once(command, argv, options, base)
+    if folder and final.model.name != base["model.name"]:
+        raise ValueError(
+            f"{folder} holds model {base['model.name']!r}, asked for {final.model.name!r}; drop "
+            "--model, or start a new run with --out"
+        )
     if final.get("name"):
         final.data.name = final.name
-    sections = {key: final[key].as_dict() for key in ("data", "model", "optim", "encoding", "loop")}
+    sections = {key: final[key].as_dict() for key in _SECTIONS}
     return from_dict(sections), final
 
 
@@ -101,8 +115,13 @@ def expand(argv: list[str]) -> list[str]:
 def _parse_once(
     command: str, argv: list[str], options: list[Option], defaults: dict[str, Any]
 ) -> Namespace:
+    short = ", ".join(f"{key} = {long}" for key, long in SHORTHANDS.items())
     parser = ArgumentParser(
-        prog=f"graphattn {command}", exit_on_error=False, allow_abbrev=False, usage=_usage(options)
+        prog=f"graphattn {command}",
+        exit_on_error=False,
+        allow_abbrev=False,
+        usage=_usage(options),
+        epilog=f"Short forms: {short}, --compile = --loop.compile true.",
     )
     if all(option.name.startswith("-") for option in options):
         parser.add_argument("name", nargs="?", help="Data set, short for --data.name.")
@@ -111,11 +130,31 @@ def _parse_once(
         parser.add_argument(option.name, type=option.kind, help=option.help, **default)
     parser.add_argument("--config", action=_CheckedConfig, help="YAML file with settings.")
     parser.add_class_arguments(TrainConfig, None)
+    for action in parser._actions:
+        if action.dest in _SECTIONS:  # "--model FILE" is not how --model is read here
+            action.help = SUPPRESS
     parser.set_defaults(defaults)
     try:
         return parser.parse_args(argv)
     except ArgumentError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(_plain(str(error))) from error
+
+
+def _plain(message: str) -> str:
+    """jsonargparse's message about a value, without Python's types."""
+    found = re.search(
+        r'Parser key "([^"]+)":\s+(?:Expected a (.+)\. Got value: |'
+        r"Does not validate.*Subtypes: \[([^,]+),.*Given value: )(.*)",
+        message,
+        re.DOTALL,
+    )
+    if found is None:
+        return message
+    key, kind, first_of_union, value = found.groups()
+    kind = kind or first_of_union
+    choices = re.match(r"typing\.Literal\[(.*)\]", kind)
+    wanted = f"one of {choices[1]}".replace("'", "") if choices else _KINDS.get(kind, kind)
+    return f"--{key} expects {wanted}, got {value!r}"
 
 
 def _usage(options: list[Option]) -> str:
@@ -141,6 +180,8 @@ def _of_run(folder: Path) -> dict[str, Any]:
             f"{folder} holds no config.yaml; expected the folder of a run, as graphattn train "
             "prints it"
         )
+    if not read_yaml(path):
+        raise ValueError(f"{path} is empty; restore it, or start a new run with --out")
     return flat(read_config(path))
 
 

@@ -62,7 +62,6 @@ def prepare(config: TrainConfig, dataset: NodeDataset | None = None) -> Prepared
     """
     check_values(config)
     device = pick_device(config.loop.device)
-    find_model(config.model.name)
     dataset = load_nodes(config.data) if dataset is None else dataset
     split = select_split(dataset, config.data.split)
     inputs = make_inputs(dataset, config.data, config.encoding)
@@ -83,10 +82,15 @@ def prepare(config: TrainConfig, dataset: NodeDataset | None = None) -> Prepared
 
 
 def check_values(config: TrainConfig) -> None:
-    """Raises ``ValueError`` for counts below their smallest sensible value."""
+    """Raises ``ValueError`` for an unknown model and for values out of range."""
+    find_model(config.model.name)
     smallest = {
         "model.layers": (config.model.layers, 1),
         "model.width": (config.model.width, 1),
+        "model.heads": (config.model.heads, 1),
+        "model.dropout": (config.model.dropout, 0),
+        "optim.lr": (config.optim.lr, 0),
+        "optim.warmup": (config.optim.warmup, 0),
         "loop.epochs": (config.loop.epochs, 1),
         "loop.eval_every": (config.loop.eval_every, 1),
         "loop.patience": (config.loop.patience, 0),
@@ -95,6 +99,15 @@ def check_values(config: TrainConfig) -> None:
     for key, (value, least) in smallest.items():
         if value < least:
             raise ValueError(f"expected {key} of at least {least}, got {value}")
+    model = config.model
+    if model.dropout >= 1:
+        raise ValueError(f"expected model.dropout below 1, got {model.dropout}")
+    if model.name not in ("gcn", "sage") and model.width % model.heads:
+        near = next(heads for heads in range(model.heads, 0, -1) if model.width % heads == 0)
+        raise ValueError(
+            f"expected model.width divisible by model.heads, got {model.width} and {model.heads}; "
+            f"set --model.heads {near} or another width"
+        )
 
 
 def pick_device(name: str) -> torch.device:

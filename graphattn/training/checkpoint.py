@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -112,15 +113,27 @@ def load_weights(path: Path, model: nn.Module) -> None:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If names or shapes differ from the model's.
+        ValueError: If the file is damaged, or names or shapes differ from the model's.
     """
     from safetensors.torch import load
 
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; expected a run folder with trained weights")
+    content = path.read_bytes()
     try:
-        model.load_state_dict(load(path.read_bytes()))
+        state = load(content)
     except Exception as error:
         raise ValueError(
-            f"{path} does not fit a {type(model).__name__} of this configuration: {error}"
+            f"{path} is damaged ({error}); restore it from a copy, or train again: graphattn train "
+            f"--config {path.with_name('config.yaml')} --out NEW"
+        ) from error
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        # torch lists every tensor below a title; the first shows what differs.
+        lines = str(error).splitlines()[1:2] or [str(error)]
+        reason = textwrap.shorten(lines[0], 170, placeholder=" ...")
+        raise ValueError(
+            f"{path} does not fit a {type(model).__name__} of this configuration "
+            f"({reason}); drop the --model settings that differ from the run's config.yaml"
         ) from error

@@ -23,7 +23,7 @@ class DataConfig:
         undirected: Add the missing reverse edges.
         self_loops: "auto" does what the model was published with.
         normalize_features: Divide each feature row by its sum.
-        options: Further arguments of the loader, e.g. ``--data.options.rows 12``.
+        options: Further arguments of the loader, e.g. ``--data.options.split random`` for Cora.
     """
 
     name: str = "minesweeper-generated"
@@ -42,13 +42,14 @@ class ModelConfig:
     """The network.
 
     Attributes:
-        name: One of ``graphattn.models.MODELS``.
+        name: gt, gt-sep (graph transformers), gcn, sage or gat.
         layers: Number of layers.
         width: Hidden channels.
         heads: Attention heads; models without attention ignore it.
         dropout: Dropout probability.
         norm: Normalisation inside the layers.
-        options: Further arguments of the model's constructor, e.g. ``--model.options.jk true``.
+        options: Further arguments of the model's constructor, e.g. ``--model.options.jumping true``
+            for gcn.
     """
 
     name: str = "gt"

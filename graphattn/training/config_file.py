@@ -98,8 +98,11 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 
 def write_config(config: TrainConfig, path: Path | str) -> None:
-    """Writes all settings as YAML, to be fed back with ``--config``."""
+    """Writes all settings as YAML, whole or not at all, to be fed back with ``--config``."""
     import yaml
 
+    # Here, because --help reads this module and must not load torch.
+    from graphattn.training.checkpoint import write_bytes
+
     text = yaml.safe_dump(asdict(config), sort_keys=False)
-    Path(path).write_text(text, encoding="utf-8")
+    write_bytes(Path(path), text.encode())

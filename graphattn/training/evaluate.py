@@ -65,4 +65,18 @@ def evaluate_run(config: TrainConfig, folder: Path) -> dict[str, Any]:
     from graphattn.training.build import prepare
 
     run = prepare(config)
-    return {"metric": run.dataset.metric} | best_scores(run, folder, config.loop.precision)
+    return describe_run(config, run) | best_scores(run, folder, config.loop.precision)
+
+
+def describe_run(config: TrainConfig, run: Prepared) -> dict[str, Any]:
+    """What was trained on what: the first fields of ``result.json``."""
+    return {
+        "data": run.dataset.name,
+        "model": config.model.name,
+        "seed": config.loop.seed,
+        "split": config.data.split,
+        "metric": run.dataset.metric,
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "split_note": run.dataset.split_note,
+        "edge_note": run.dataset.edge_note,
+    }

@@ -75,11 +75,13 @@ def describe_data(dataset: NodeDataset) -> dict[str, Any]:
 
 
 def _describe_labels(dataset: NodeDataset, graph: CSRGraph) -> dict[str, Any]:
-    if dataset.data.y is None:
+    labels = dataset.data.y
+    # Collections of bare graphs fill y with -1.
+    if labels is None or (not labels.is_floating_point() and bool((labels == -1).all())):
         return {"task": "none (no labels)"}
     facts: dict[str, Any] = {"task": f"{dataset.task}, metric {dataset.metric}"}
     if dataset.task in ("multiclass", "binary"):
-        labels = dataset.data.y.view(-1).long()
+        labels = labels.view(-1).long()
         edge, adjusted = homophily(graph, labels, dataset.num_classes)
         facts["edge homophily"] = f"{edge:.4f}"
         facts["adjusted homophily"] = f"{adjusted:.4f}"
@@ -100,6 +102,8 @@ def _class_counts(labels: Tensor, num_classes: int) -> str:
 
 
 def _split_sizes(splits: list[dict[str, Tensor]]) -> str:
+    if not splits:
+        return "none"
     parts = []
     for part in ("train", "valid", "test"):
         sizes = sorted(len(split[part]) for split in splits)

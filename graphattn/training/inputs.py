@@ -177,6 +177,12 @@ def positional_encoding(graph: CSRGraph, config: EncodingConfig) -> Tensor | Non
     from graphattn import encodings
 
     if config.kind == "laplacian":
+        if not graph.is_undirected():
+            raise ValueError(
+                "encoding.kind laplacian needs an undirected graph, and this one has edges without "
+                "a reverse; add them with --data.undirected true, or use --encoding.kind "
+                "random-walk"
+            )
         return encodings.laplacian_pe(graph, config.k)[1]
     if config.kind == "random-walk":
         return encodings.random_walk_pe(graph, config.k)

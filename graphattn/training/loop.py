@@ -120,19 +120,20 @@ class Trainer:
         """Trains one step, evaluates if the epoch is due, and returns the entry to record.
 
         Raises:
-            FloatingPointError: If the loss is NaN or infinite.
+            FloatingPointError: If the loss or a score is NaN or infinite.
         """
         rate = self.optimizer.param_groups[0]["lr"]
         start = time.perf_counter()
         loss = self._train_step()
         self.epoch += 1
         seconds = time.perf_counter() - start
-        self._check_loss(loss, rate)
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss became {loss}", rate)
         entry = {"epoch": self.epoch, "loss": loss, "lr": rate, "seconds": seconds}
         loop = self.config.loop
         valid = None
         if self.epoch % loop.eval_every == 0 or self.epoch == loop.epochs:
-            entry |= self._validate()
+            entry |= self._validate(rate)
             valid = entry["valid"]
         self.schedule.step(valid)
         return entry
@@ -152,12 +153,15 @@ class Trainer:
         return loss.item()
 
     @torch.no_grad()
-    def _validate(self) -> dict[str, float]:
+    def _validate(self, rate: float) -> dict[str, float]:
         self.model.eval()
         seen = self.supervision
         scores = tasks.scores(seen.task, self._outputs(self.inputs.pe))
-        valid = seen.evaluate(scores[seen.valid], seen.valid_labels)
-        train = seen.evaluate(scores[seen.train], seen.train_labels)
+        of_valid, of_train = scores[seen.valid], scores[seen.train]
+        if not (of_valid.isfinite().all() and of_train.isfinite().all()):
+            raise self._diverged("the scores became NaN or infinite", rate)
+        valid = seen.evaluate(of_valid, seen.valid_labels)
+        train = seen.evaluate(of_train, seen.train_labels)
         sign = 1 if self.larger_is_better else -1
         if not self.best.epoch or sign * valid > sign * self.best.valid:
             self.best = Best(self.epoch, valid, train)
@@ -169,11 +173,9 @@ class Trainer:
         with autocast(self.device, self.config.loop.precision):
             return self._forward(self.inputs.x, self.inputs.graph, pe)
 
-    def _check_loss(self, loss: float, rate: float) -> None:
-        if math.isfinite(loss):
-            return
-        raise FloatingPointError(
-            f"the loss became {loss} in epoch {self.epoch}; lower the learning rate (--optim.lr, "
+    def _diverged(self, what: str, rate: float) -> FloatingPointError:
+        return FloatingPointError(
+            f"{what} in epoch {self.epoch}; lower the learning rate (--optim.lr, "
             f"now {rate:g}), clip gradients (--optim.clip 1), warm up (--optim.warmup 10), or "
             f"train in fp32 (--loop.precision, now {self.config.loop.precision})"
         )

@@ -52,7 +52,7 @@ def training_bytes(config: TrainConfig, dataset: NodeDataset) -> dict[str, int]:
     nodes, model = int(dataset.data.num_nodes), config.model
     features = _width_of_features(dataset)
     pe_dim = 0 if config.encoding.kind == "none" else config.encoding.k
-    channels = tasks.out_channels(dataset.task, dataset.num_classes)
+    channels = max(1, tasks.out_channels(dataset.task, dataset.num_classes))  # without labels, 0
     with torch.device("meta"):
         network = build_model(model, features, channels, pe_dim)
     edges = int(dataset.data.edge_index.shape[1])

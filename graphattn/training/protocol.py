@@ -14,6 +14,7 @@ import torch
 
 from graphattn.training import recorder as record
 from graphattn.training import tasks
+from graphattn.training.build import check_values
 from graphattn.training.config import TrainConfig, flat
 from graphattn.training.inputs import load_nodes, say
 from graphattn.training.run import train_run
@@ -87,6 +88,7 @@ def run_protocol(
     """
     dataset = load_nodes(config.data)
     pairs = choose_runs(len(dataset.splits), splits, seeds, config)
+    check_values(config)  # before the folder is made: a wrong name leaves none
     folder = default_folder(config) if folder is None else folder
     _claim(folder, config)
     results = []
@@ -107,7 +109,6 @@ def _one_run(
         return done
     own = copy.deepcopy(config)
     own.data.split, own.loop.seed = split, seed
-    folder.mkdir(parents=True, exist_ok=True)
     return train_run(own, folder, resume=(folder / record.CONFIG).exists(), dataset=dataset)
 
 
@@ -162,17 +163,24 @@ def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def row(summary: dict[str, Any]) -> dict[str, str]:
-    """Column names and cells of the table that leaderboards ask for."""
+    """Column names and cells of the table that leaderboards ask for; scores in percent."""
     metric = summary["metric"]
-    splits = ",".join(map(str, summary["splits"]))
+    unit = f"{metric} %" if tasks.larger_is_better(metric) else metric
+    splits, seeds = _span(summary["splits"]), _span(summary["seeds"])
     return {
         "data": summary["data"],
         "model": summary["model"],
-        f"test {metric}": _cell(summary["test"], metric),
-        f"validation {metric}": _cell(summary["valid"], metric),
-        "runs": f"{summary['runs']} (splits {splits}; seeds {_span(summary['seeds'])})",
+        f"test {unit}": _cell(summary["test"], metric),
+        f"validation {unit}": _cell(summary["valid"], metric),
+        "runs": f"{summary['runs']} (splits {splits}; seeds {seeds})",
         "parameters": f"{summary['parameters']:,}",
         "s/epoch": f"{summary['seconds_per_epoch']:.3g}",
+    }
+
+
+def remarks(summary: dict[str, Any]) -> dict[str, str]:
+    """What leaderboards ask for besides ``row``, as lines below the table."""
+    return {
         "hardware": summary["hardware"],
         "split": summary["split_note"],
         "edges": summary["edge_note"],

@@ -15,7 +15,7 @@ RESULT = "result.json"
 
 
 def new_folder(out: str | None, data: str, model: str) -> Path:
-    """Makes the folder of a new run.
+    """Chooses the folder of a new run; ``train_run`` makes it once the run can start.
 
     Args:
         out: Where; None means ``runs/<data>-<model>-<time>``.
@@ -35,7 +35,6 @@ def new_folder(out: str | None, data: str, model: str) -> Path:
             f"{folder} already holds a run; continue it with --resume {folder}, or give another "
             "--out"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -61,9 +60,20 @@ class Recorder:
         write_bytes(self.path, lines.encode())
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Appends an entry with the key ``epoch``."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        """Appends an entry with the key ``epoch``.
+
+        Raises:
+            OSError: As the file system reports it, with the file and the remedy.
+        """
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"cannot append to {self.path} ({error.strerror or error}); free space or "
+                f"permissions there, then go on with --resume {self.path.parent}",
+            ) from error
         if self._writer is not None:
             for key, value in entry.items():
                 if key != "epoch":

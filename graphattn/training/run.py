@@ -26,7 +26,7 @@ from graphattn.training.checkpoint import (
 )
 from graphattn.training.config import TrainConfig
 from graphattn.training.config_file import write_config
-from graphattn.training.evaluate import best_scores
+from graphattn.training.evaluate import best_scores, describe_run
 from graphattn.training.hardware import describe, peak_memory
 from graphattn.training.inputs import say
 from graphattn.training.loop import Trainer
@@ -97,11 +97,12 @@ def train_run(
 
     Raises:
         Interrupted: After Ctrl-C; the checkpoint is written.
-        FloatingPointError: If the loss becomes NaN or infinite.
+        FloatingPointError: If the loss or a score becomes NaN or infinite.
         ValueError: If the checkpoint is of another model.
     """
     run = prepare(config, dataset)
     trainer = Trainer(run.model, run.inputs, run.supervision, config)
+    folder.mkdir(parents=True, exist_ok=True)  # not before: a wrong name leaves no folder
     recorder = record.Recorder(folder, config.loop.tensorboard)
     if resume:
         _restore(trainer, folder, run.identity)
@@ -134,9 +135,16 @@ def _fit(
     interval = trainer.config.loop.checkpoint_seconds
     saved = time.monotonic()
     epochs = trainer.config.loop.epochs
+    if trainer.epoch == 0:
+        say("epoch 1 takes longer where kernels are compiled at their first use")
     with tqdm(total=epochs, initial=trainer.epoch, unit="epoch", disable=None) as bar:
         while not trainer.finished:
-            recorder.write(trainer.run_epoch())
+            entry = trainer.run_epoch()
+            try:
+                recorder.write(entry)
+            except OSError:
+                _save_if_possible(trainer, folder, identity)
+                raise
             if bar.disable and trainer.epoch % max(1, epochs // 10) == 0:
                 say(f"epoch {trainer.epoch} of {epochs}, best validation {_status(trainer)}")
             bar.set_postfix_str(f"validation {_status(trainer)}", refresh=False)
@@ -147,6 +155,14 @@ def _fit(
             if stop.number:
                 raise Interrupted(folder, stop.number)
     save(trainer, folder, identity)
+
+
+def _save_if_possible(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
+    """``save`` after another write has failed, whose error is the one to raise."""
+    try:
+        save(trainer, folder, identity)
+    except OSError as error:
+        say(str(error))
 
 
 def _status(trainer: Trainer) -> str:
@@ -170,21 +186,15 @@ def save(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
 
 def _result(config: TrainConfig, run: Prepared, trainer: Trainer, folder: Path) -> dict[str, Any]:
     seconds = [entry["seconds"] for entry in record.read_metrics(folder / record.METRICS)]
+    steady = seconds[1:] or seconds  # kernels are compiled in the first epoch
     device = run.inputs.x.device
     return {
-        "data": run.dataset.name,
-        "model": config.model.name,
-        "seed": config.loop.seed,
-        "split": config.data.split,
-        "metric": run.dataset.metric,
+        **describe_run(config, run),
         **best_scores(run, folder, config.loop.precision),
         "best_epoch": trainer.best.epoch,
         "epochs": trainer.epoch,
-        "parameters": sum(p.numel() for p in run.model.parameters()),
-        "seconds_per_epoch": statistics.median(seconds),
+        "seconds_per_epoch": statistics.median(steady),
         "seconds": sum(seconds),
         "peak_memory": peak_memory(device),
         "hardware": describe(device),
-        "split_note": run.dataset.split_note,
-        "edge_note": run.dataset.edge_note,
     }

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from graphattn.training.arguments import Option, parse
+from graphattn.training.arguments import SHORTHANDS, Option, parse
 from graphattn.training.config import TrainConfig
 from graphattn.training.config_file import write_config
 
@@ -50,6 +50,12 @@ def test_resume_takes_the_run_and_the_command_line(tmp_path: Path) -> None:
     config = settings("--resume", str(tmp_path), "--epochs", "9")
     assert (config.data.name, config.model.name, config.model.layers) == ("minesweeper", "gat", 15)
     assert (config.loop.seed, config.loop.epochs) == (7, 9)
+    with pytest.raises(ValueError, match="holds model 'gat', asked for 'gt'; drop --model, or"):
+        settings("--resume", str(tmp_path), "--model", "gt")
+    assert settings("--resume", str(tmp_path), "--model", "gat").model.name == "gat"
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(ValueError, match=r"config\.yaml is empty"):
+        settings("--resume", str(tmp_path))
     with pytest.raises(ValueError, match=r"holds no config\.yaml"):
         settings("--resume", str(tmp_path / "nowhere"))
 
@@ -64,6 +70,10 @@ def test_resume_takes_the_run_and_the_command_line(tmp_path: Path) -> None:
         (["--model.norm", "group"], r"model\.norm"),
         (["--optim.schedule", "step"], r"optim\.schedule"),
         (["one", "two"], "two"),
+        (["--model.layers", "two"], r"^--model\.layers expects an integer, got 'two'$"),
+        (["--precision", "fp8"], r"expects one of fp32, bf16, fp16, got 'fp8'$"),
+        (["--lr", "x"], r"^--optim\.lr expects a number, got 'x'$"),
+        (["--data.options", "3"], r"^--data\.options expects a mapping .*, got '3'$"),
     ],
 )
 def test_wrong_arguments(argv: list[str], message: str) -> None:
@@ -84,4 +94,15 @@ def test_help_shows_the_defaults_of_data_and_model(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit) as stop:
         settings("minesweeper", "--model", "gcn", "--help")
     assert stop.value.code == 0
-    assert "default: 2000" in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "default: 2000" in printed
+    assert "Path to a configuration file" not in printed
+    for key, long in SHORTHANDS.items():
+        assert f"{key} = {long}" in printed
+    assert "gt, gt-sep (graph transformers), gcn, sage or gat" in printed
+
+
+def test_optional_numbers() -> None:
+    seeds = Option("--seeds", int | None, None, "Number of seeds.")
+    with pytest.raises(ValueError, match="^--seeds expects an integer, got 'two'$"):
+        parse("protocol", ["--seeds", "two"], [seeds])

@@ -67,13 +67,23 @@ def test_identity_names_both_sides() -> None:
     assert "width" not in str(error.value)
 
 
+def test_truncated_weights(tmp_path: Path) -> None:
+    path = tmp_path / "best.safetensors"
+    save_weights(path, nn.Linear(3, 2).state_dict(), {})
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=r"is damaged .*--config .*config\.yaml --out NEW"):
+        load_weights(path, nn.Linear(3, 2))
+
+
 def test_weights_of_another_shape(tmp_path: Path) -> None:
     path = tmp_path / "best.safetensors"
     source, target = nn.Linear(3, 2), nn.Linear(3, 2)
     save_weights(path, source.state_dict(), {"epoch": "1"})
     load_weights(path, target)
     assert torch.equal(source.weight, target.weight)
-    with pytest.raises(ValueError, match="does not fit a Linear"):
-        load_weights(path, nn.Linear(4, 2))
+    for other in (nn.Linear(4, 2), nn.Sequential(nn.Linear(3, 2))):
+        with pytest.raises(ValueError, match=r"does not fit a .*; drop the --model") as error:
+            load_weights(path, other)
+        assert "\n" not in str(error.value)
     with pytest.raises(FileNotFoundError, match="trained weights"):
         load_weights(tmp_path / "absent", target)

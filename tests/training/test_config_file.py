@@ -49,6 +49,19 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
     assert read_config(tmp_path / "config.yaml") == config != TrainConfig()
 
 
+def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(path: Path, _content: bytes) -> None:
+        path.write_bytes(b"")
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "config.yaml"
+    write_config(TrainConfig(), path)
+    monkeypatch.setattr("graphattn.training.checkpoint._write_flushed", full_disk)
+    with pytest.raises(OSError, match="previous file is intact"):
+        write_config(TrainConfig(), path)
+    assert read_config(path) == TrainConfig()
+
+
 @pytest.mark.parametrize("text", ["- a\n- b\n", "just words", "a: [1, 2"])
 def test_yaml_that_is_no_mapping(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.yaml"

@@ -50,3 +50,12 @@ def test_edge_list_without_labels() -> None:
     facts = describe_data(NodeDataset(data, [], "acc", evaluator("acc"), "bare", 0))
     assert facts["task"] == "none (no labels)"
     assert facts["features"] == "none"
+
+
+def test_labels_that_are_all_unknown_and_no_splits() -> None:
+    data = Data(edge_index=torch.tensor([[0], [1]]), num_nodes=2, y=torch.tensor([-1, -1]))
+    dataset = NodeDataset(data, [], "acc", evaluator("acc"), "bare", 0)
+    assert describe_data(dataset)["task"] == "none (no labels)"
+    data.y = torch.tensor([0, 1])
+    dataset = NodeDataset(data, [], "acc", evaluator("acc"), "bare", 2)
+    assert describe_data(dataset)["splits"] == "none"

@@ -90,6 +90,29 @@ def test_encoding_reaches_the_model(config: TrainConfig, kind: str) -> None:
     assert run.model(run.inputs.x, run.inputs.graph, flipped).shape == (120, 1)
 
 
+def test_directed_graph_has_no_laplacian_encoding() -> None:
+    graph = CSRGraph.from_edge_index(tiny().data.edge_index, 3)
+    with pytest.raises(ValueError, match=r"--data\.undirected true"):
+        inputs.positional_encoding(graph, EncodingConfig(kind="laplacian", k=1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dropout": 1.5}, r"model\.dropout below 1, got 1\.5"),
+        ({"dropout": -0.1}, r"model\.dropout of at least 0, got -0\.1"),
+        ({"layers": -2}, r"model\.layers of at least 1, got -2"),
+        ({"heads": 0}, r"model\.heads of at least 1"),
+        ({"heads": 12, "width": 64}, r"model\.width divisible .*64 and 12; set --model\.heads 8"),
+        ({"name": "gct"}, "no model 'gct'"),
+    ],
+)
+def test_model_settings_out_of_range(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_values(TrainConfig(model=ModelConfig(**settings)))
+    check_values(TrainConfig(model=ModelConfig(name="gcn", heads=7, width=64)))
+
+
 def test_unknown_model_and_option() -> None:
     with pytest.raises(ValueError, match="no model 'gct'; did you mean gat, gcn|gt"):
         build_model(ModelConfig(name="gct"), 7, 1)

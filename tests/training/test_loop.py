@@ -93,6 +93,17 @@ def test_divergence_names_epoch_and_remedies(config: TrainConfig) -> None:
         trainer.run_epoch()
 
 
+def test_divergence_seen_at_evaluation(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make(config)
+    monkeypatch.setattr(trainer, "_train_step", lambda: 0.5)
+    with torch.no_grad():
+        next(trainer.model.parameters()).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"scores .* in epoch 1; lower.*now 0\.01"):
+        trainer.run_epoch()
+
+
 def test_unknown_precision(config: TrainConfig) -> None:
     config.loop.precision = "fp8"  # type: ignore[assignment]
     with pytest.raises(ValueError, match=r"loop\.precision fp32, bf16, fp16, got 'fp8'"):

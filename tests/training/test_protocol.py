@@ -8,6 +8,7 @@ from graphattn.training.protocol import (
     choose_runs,
     default_folder,
     mean_and_deviation,
+    remarks,
     row,
     run_protocol,
 )
@@ -53,10 +54,19 @@ def test_table_row(config: TrainConfig, tmp_path: Path) -> None:
     tests = [result["test"] for result in content["runs"]]
     mean = 100 * sum(tests) / 2
     deviation = 100 * abs(tests[0] - tests[1]) / 2**0.5
-    assert cells["test rocauc"] == f"{mean:.2f} ± {deviation:.2f}"
-    assert cells["external data"] == "no"
-    assert cells["split"] == "the folder's split"
-    assert {"hardware", "parameters", "validation rocauc", "edges"} <= set(cells)
+    assert cells["test rocauc %"] == f"{mean:.2f} ± {deviation:.2f}"
+    assert {"parameters", "validation rocauc %", "s/epoch"} <= set(cells)
+    below = remarks(content["summary"])
+    assert below["external data"] == "no"
+    assert below["split"] == "the folder's split"
+    assert {"hardware", "edges"} <= set(below)
+
+
+def test_wrong_settings_leave_no_folder(config: TrainConfig, tmp_path: Path) -> None:
+    config.model.name = "gct"
+    with pytest.raises(ValueError, match="no model 'gct'"):
+        run_protocol(config, tmp_path / "p", seeds=1)
+    assert not (tmp_path / "p").exists()
 
 
 def test_finished_runs_are_not_repeated(
@@ -68,6 +78,7 @@ def test_finished_runs_are_not_repeated(
     def killed(own: TrainConfig, folder: Path, **keywords: object) -> dict:
         calls.append((folder.name, keywords["resume"]))
         if len(calls) == 2:
+            folder.mkdir()
             (folder / "config.yaml").write_text("killed after this was written")
             raise KeyboardInterrupt
         return train(own, folder, **keywords)  # type: ignore[arg-type]

@@ -20,9 +20,17 @@ def test_resume_drops_later_and_torn_lines(tmp_path: Path) -> None:
     assert len(recorder.path.read_text().splitlines()) == 3
 
 
+def test_full_disk_names_file_and_remedy(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    recorder.path.mkdir()  # cannot be appended to, whoever runs the test
+    with pytest.raises(OSError, match=r"cannot append to .*metrics\.jsonl .*--resume"):
+        recorder.write({"epoch": 1})
+
+
 def test_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     folder = new_folder(str(tmp_path / "a" / "b"), "Cora", "gt")
-    assert folder.is_dir()
+    assert not folder.exists()
+    folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("{}")
     with pytest.raises(ValueError, match="already holds a run.*--resume"):
         new_folder(str(folder), "Cora", "gt")

@@ -17,7 +17,7 @@ from graphattn.training.config import TrainConfig
 from graphattn.training.config_file import read_config, write_config
 from graphattn.training.evaluate import best_scores, evaluate_run
 from graphattn.training.loop import Trainer
-from graphattn.training.recorder import read_json, read_metrics
+from graphattn.training.recorder import Recorder, read_json, read_metrics
 from graphattn.training.run import Interrupted, train_run
 
 
@@ -124,6 +124,36 @@ def test_full_disk_keeps_the_last_checkpoint(
     train_run(config, cut, resume=True)
     assert numbers(cut) == numbers(whole)
     assert same_weights(cut, whole)
+
+
+def test_full_disk_under_the_metrics_keeps_a_checkpoint(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.loop.checkpoint_seconds = 1000.0
+    write = Recorder.write
+
+    def full_disk(self: Recorder, entry: dict) -> None:
+        if entry["epoch"] == 3:
+            raise OSError(28, "No space left on device")
+        write(self, entry)
+
+    monkeypatch.setattr(Recorder, "write", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        train_run(config, tmp_path)
+    assert checkpoint.load_checkpoint(tmp_path / "checkpoint.pt")["trainer"]["epoch"] == 3
+    monkeypatch.undo()
+    assert train_run(config, tmp_path, resume=True)["epochs"] == 6
+
+
+def test_epoch_time_leaves_out_compilation(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [{"seconds": seconds} for seconds in (100.0, 1.0, 3.0)]
+    config.loop.epochs = 1
+    monkeypatch.setattr(run.record, "read_metrics", lambda _path: entries)
+    monkeypatch.setattr(run.record.Recorder, "keep_until", lambda *_: None)
+    result = train_run(config, tmp_path)
+    assert (result["seconds_per_epoch"], result["seconds"]) == (2.0, 104.0)
 
 
 def test_checkpoint_of_another_model(config: TrainConfig, tmp_path: Path) -> None:
