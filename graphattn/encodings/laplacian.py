@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from graphattn.encodings import store
+from graphattn.encodings.checks import check_k
 from graphattn.encodings.operator import Laplacian, build_laplacian, symmetric_adjacency
 from graphattn.encodings.signs import fix_signs
 from graphattn.encodings.solvers import DENSE_SIZE, METHODS, smallest_pairs
@@ -32,13 +33,14 @@ def laplacian_pe(
 ) -> tuple[Tensor, Tensor]:
     r"""The k smoothest eigenvectors of a graph's Laplacian.
 
-    .. math:: L = I - D^{-1/2} A D^{-1/2}, \qquad D = \mathrm{clip}(\text{degree}, 1)
+    .. math:: L = I - D^{-1/2} A D^{-1/2}, \qquad D_{ii} = \sum_j A_{ij}
 
     of Dwivedi and Bresson, "A Generalization of Transformer Networks to Graphs" (2020), with a
-    symmetric solver. Columns have unit L2 norm; the sign is fixed (the largest entry by magnitude
-    is positive, the first of equal ones). Inside an eigenspace with several dimensions (cycles,
-    grids, graphs with equal parts) every rotation is a valid answer: the one returned is the same
-    on every call but means nothing. Flip signs in training with :func:`flip_signs`.
+    symmetric solver; :math:`D^{-1/2}` is 0 where D is. Columns have unit L2 norm; the sign is fixed
+    (the largest entry by magnitude is positive, the first of equal ones). Inside an eigenspace with
+    several dimensions (cycles, grids, graphs with equal parts) every rotation is a valid answer:
+    the one returned is the same on every call but means nothing. Flip signs in training with
+    :func:`flip_signs`.
 
     Self-loops do not count (as in PyG), duplicate edges count with multiplicity, and an isolated
     node has eigenvalue 1 in the normalised forms, 0 in ``D - A``.
@@ -73,10 +75,12 @@ def laplacian_pe(
     ``"dense"``; shift-invert adds its factor.
 
     Raises:
+        TypeError: ``k`` is not an integer.
         ValueError: a directed or bipartite graph, an unknown option, ``k < 1``, bad weights.
         MemoryError: a factor that does not fit, with ``method="shift-invert"``.
     """
-    _check(k, normalization, drop, tol, method)
+    k = check_k(k)
+    _check(normalization, drop, tol, method)
     graph = as_graph(graph)
     options: dict[str, Any] = {"k": k, "normalization": normalization, "drop": drop, "tol": tol}
     options |= {"method": method, "max_iter": max_iter}
@@ -100,9 +104,7 @@ def laplacian_pe(
     return torch.from_numpy(values).to(**where), torch.from_numpy(vectors).to(**where)
 
 
-def _check(k: int, normalization: str | None, drop: str | None, tol: float, method: str) -> None:
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+def _check(normalization: str | None, drop: str | None, tol: float, method: str) -> None:
     if not tol > 0:
         raise ValueError(f"tol must be positive, got {tol}; 1e-6 is the default")
     for name, value, known in (

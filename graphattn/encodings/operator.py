@@ -131,16 +131,12 @@ def symmetric_adjacency(graph: CSRGraph, edge_weight: Tensor | None) -> Matrix:
     Raises:
         ValueError: the graph is bipartite or directed, or a weight is negative or not finite.
     """
-    import numpy as np
-
     if graph.num_rows != graph.num_cols:
         raise ValueError(
             f"a Laplacian needs a square graph, got {graph.num_rows} rows and "
             f"{graph.num_cols} columns"
         )
     matrix = to_scipy(graph, edge_weight)
-    if matrix.nnz and not (np.isfinite(matrix.data).all() and matrix.data.min() >= 0):
-        raise ValueError("edge_weight must be finite and not negative; take its absolute value")
     entries = matrix.tocoo()
     matrix.data[entries.row == entries.col] = 0
     matrix.eliminate_zeros()
@@ -155,7 +151,12 @@ def symmetric_adjacency(graph: CSRGraph, edge_weight: Tensor | None) -> Matrix:
 
 
 def to_scipy(graph: CSRGraph, edge_weight: Tensor | None) -> Matrix:
-    """``[rows, cols]`` scipy CSR in float64; ``edge_weight`` ``[E]`` is in the caller's order."""
+    """``[rows, cols]`` scipy CSR in float64, duplicates summed, sharing no memory with ``graph``.
+
+    Raises:
+        ValueError: ``edge_weight`` ``[E]`` (caller's order) has another length, or a weight that is
+            negative or not finite.
+    """
     import numpy as np
     from scipy import sparse
 
@@ -170,6 +171,8 @@ def to_scipy(graph: CSRGraph, edge_weight: Tensor | None) -> Matrix:
         flat = edge_weight.detach().reshape(-1)
         flat = flat if graph.edge_perm is None else flat[graph.edge_perm.to(flat.device)]
         values = flat.double().cpu().numpy().copy()
+        if not (np.isfinite(values) & (values >= 0)).all():
+            raise ValueError("edge_weight must be finite and not negative; take its absolute value")
     indices, indptr = graph.indices.cpu().numpy(), graph.indptr.cpu().numpy()
     matrix = sparse.csr_array((values, indices, indptr), shape=(graph.num_rows, graph.num_cols))
     matrix = matrix.copy()  # sum_duplicates works in place and must not touch the graph's arrays

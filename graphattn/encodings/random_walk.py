@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphattn.encodings.checks import check_k
 from graphattn.encodings.operator import to_scipy
 from graphattn.graph import as_graph
 
@@ -24,11 +25,13 @@ def random_walk_pe(
 ) -> Tensor:
     r"""Return probabilities of random walks of 1 to k steps.
 
-    .. math:: p_{i,t} = \left( (D^{-1} A)^t \right)_{ii}, \qquad D = \mathrm{clip}(\text{degree}, 1)
+    .. math:: p_{i,t} = \left( (D^{-1} A)^t \right)_{ii}, \qquad D_{ii} = \sum_j A_{ij}
 
     of Dwivedi et al., "Graph Neural Networks with Learnable Structural and Positional
     Representations" (2022), as PyG's ``AddRandomWalkPE``: walks follow edges from source to
-    target, self-loops count. Duplicate edges count with multiplicity, at every size.
+    target, self-loops count. Duplicate edges count with multiplicity, at every size. A walk ends
+    at a node without outgoing weight. D is not clipped at 1 as PyG's is, which differs for weights
+    that sum to less: those would not be probabilities.
 
     Exact. Powers are built for a block of nodes at a time and no ``N x N`` array exists. Only
     powers up to k/2 are needed, because
@@ -38,7 +41,7 @@ def random_walk_pe(
     Args:
         graph: Square graph, directed or not; anything that :func:`graphattn.as_graph` takes.
         k: Longest walk.
-        edge_weight: Weights ``[E]`` in the caller's edge order; D then sums them.
+        edge_weight: Nonnegative weights ``[E]`` in the caller's edge order; D sums them.
         max_entries: Entries of a power held at a time (about 16 to 50 bytes each).
         dtype: Of the result; ``None`` is torch's default. Computed in float64.
 
@@ -46,11 +49,11 @@ def random_walk_pe(
         Probabilities ``[N, k]`` on the graph's device.
 
     Raises:
-        ValueError: a bipartite graph, ``k < 1``, or weights of the wrong length.
+        TypeError: ``k`` is not an integer.
+        ValueError: a bipartite graph, ``k < 1``, or weights that are negative, not finite or of
+            the wrong length.
     """
-    graph = as_graph(graph)
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+    k, graph = check_k(k), as_graph(graph)
     if graph.num_rows != graph.num_cols:
         raise ValueError(
             f"random walks need a square graph, got {graph.num_rows} rows and "
@@ -70,10 +73,11 @@ def random_walk_pe(
 def _transition(adjacency: Matrix) -> Matrix:
     """``D^-1 A`` with row = source; the graph's rows are targets."""
     import numpy as np
-    from scipy import sparse
 
-    degree = np.maximum(np.asarray(adjacency.sum(axis=0)).reshape(-1), 1.0)
-    return sparse.csr_array(sparse.diags_array(1 / degree) @ adjacency.T)
+    degree = np.asarray(adjacency.sum(axis=0)).reshape(-1)
+    degree[degree == 0] = 1.0  # weights of 0 alone: no step, not 0 / 0
+    adjacency.data /= degree[adjacency.indices]
+    return adjacency.T.tocsr()
 
 
 def _block_ends(step: Matrix, back: Matrix, depth: int, max_entries: int) -> list[int]:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from graphattn.encodings.checks import check_batch
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -49,7 +51,8 @@ def flip_signs(
         A new tensor ``[N, k]`` of ``pe``'s dtype.
 
     Raises:
-        ValueError: unknown ``mode``, ``pe`` not ``[N, k]``, or ``batch`` not ``[N]``.
+        TypeError: ``batch`` does not hold integers.
+        ValueError: unknown ``mode``, ``pe`` not ``[N, k]``, ``batch`` not ``[N]`` or negative.
     """
     if pe.dim() != 2:
         raise ValueError(f"pe must have shape [N, k], got {list(pe.shape)}")
@@ -57,11 +60,7 @@ def flip_signs(
         raise ValueError(f'mode must be "batch" or "graph", got {mode!r}')
     if mode == "batch" or batch is None:
         return pe * _random_signs(1, pe, generator)
-    if batch.shape != pe.shape[:1]:
-        raise ValueError(
-            f"batch must hold one graph number per node [{pe.shape[0]}], got {list(batch.shape)}"
-        )
-    graphs = int(batch.max()) + 1 if batch.numel() else 0
+    graphs = check_batch(batch, pe.shape[0])
     return pe * _random_signs(graphs, pe, generator)[batch]
 
 

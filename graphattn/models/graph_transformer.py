@@ -178,7 +178,7 @@ class PreNormBlock(nn.Module):
             lin(x).unflatten(-1, (self.heads, -1))
             for lin in (self.lin_query, self.lin_key, self.lin_value)
         )
-        message = cast(Tensor, attention(query, key, value, graph, impl=self.impl)).flatten(1)
+        message = attention(query, key, value, graph, impl=self.impl).flatten(1)
         if self.separate:
             message = torch.cat([x, message], dim=1)
         return cast(Tensor, self.dropout(self.lin_out(message)))

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from graphattn.encodings.checks import check_batch
+
 NORMS = ("layer", "batch", "none")
 
 
@@ -53,10 +55,23 @@ def make_norm(kind: str, channels: int) -> nn.Module:
 
 def check_heads(channels: int, heads: int) -> None:
     """Raise unless ``channels`` splits into ``heads`` heads of equal width."""
-    if heads < 1 or channels % heads != 0:
+    if heads < 1:
+        raise ValueError(f"heads must be at least 1, got {heads}")
+    if channels % heads != 0:
         raise ValueError(
             f"channels must be a multiple of heads, got {channels} channels and {heads} heads; "
-            f"take {max(heads, 1) * max(1, channels // max(heads, 1))} channels or other heads"
+            f"take {heads * max(1, channels // heads)} channels or other heads"
+        )
+
+
+def check_nodes(x: Tensor) -> None:
+    """Raise unless ``x`` is a tensor of node features ``[N, F]``."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor of node features [N, F], got {type(x).__name__}")
+    if x.dim() != 2:
+        raise ValueError(
+            f"x must be node features [N, F], got {list(x.shape)}; join several graphs to one "
+            "with disjoint nodes (PyG: Batch), and give a single feature as x.unsqueeze(1)"
         )
 
 
@@ -76,17 +91,21 @@ def mean_pool(x: Tensor, batch: Tensor | None = None, num_graphs: int | None = N
     Args:
         x: Node vectors ``[N, D]``.
         batch: Graph number of each node ``[N]``, in any order; ``None`` means one graph.
-        num_graphs: Number of graphs ``B``; ``None`` reads it from ``batch`` (waits for a GPU).
+        num_graphs: Number of graphs ``B``; ``None`` means the largest graph number plus 1.
 
     Returns:
         ``[B, D]``; a graph without nodes has the mean 0. Deterministic: sums run in node order.
+
+    Raises:
+        TypeError: ``batch`` does not hold int64 or int32.
+        ValueError: ``batch`` is not ``[N]`` or leaves ``[0, B)``. Reading it waits for a GPU.
     """
     if batch is None:
         batch, num_graphs = x.new_zeros(x.shape[0], dtype=torch.int64), 1
-    if num_graphs is None:
-        num_graphs = int(batch.max()) + 1 if batch.numel() else 0
+    else:
+        num_graphs = check_batch(batch, x.shape[0], num_graphs)
     ordered, order = batch.sort(stable=True)
-    bounds = torch.searchsorted(ordered, torch.arange(num_graphs + 1, device=x.device))
+    bounds = torch.searchsorted(ordered, torch.arange(num_graphs + 1).to(ordered))
     sizes = bounds.diff()
     total = torch.segment_reduce(x.index_select(0, order), "sum", lengths=sizes, unsafe=True)
     return total / sizes.clamp(min=1).unsqueeze(1)

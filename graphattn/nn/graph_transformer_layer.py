@@ -5,7 +5,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from graphattn.graph import as_graph
-from graphattn.nn.blocks import check_heads, make_norm, reset
+from graphattn.nn.blocks import check_heads, check_nodes, make_norm, reset
 from graphattn.ops import attention
 
 CLAMP = 5.0
@@ -101,7 +101,13 @@ class GraphTransformerLayer(nn.Module):
         Returns:
             ``x`` [N, D]; with ``edge_dim`` the pair ``(x, edge_attr)``, whose second entry is the
             input where the edges are not updated.
+
+        Raises:
+            TypeError: ``x`` or ``edge_attr`` is not a tensor.
+            ValueError: ``x`` or ``edge_attr`` has another shape, or only one of ``edge_attr`` and
+                ``edge_dim`` is given.
         """
+        check_nodes(x)
         graph = as_graph(edge_index, x.shape[0])
         split = (self.heads, self.channels // self.heads)
         query, key, value = (
@@ -110,9 +116,8 @@ class GraphTransformerLayer(nn.Module):
         if self.lin_edge is None:
             _refuse_edges(edge_attr)
             out = attention(query, key, value, graph, clamp=CLAMP, impl=self.impl)
-            return cast(Tensor, self.node_update(x, cast(Tensor, out)))
-        if edge_attr is None:
-            raise ValueError(f"edge_attr [E, {self.edge_dim}] is needed: the layer has edge_dim")
+            return cast(Tensor, self.node_update(x, out))
+        edge_attr = _check_edges(edge_attr, graph.num_edges, self.lin_edge.in_features)
         update = self.edge_update if need_edges else None
         found = attention(
             query,
@@ -126,7 +131,7 @@ class GraphTransformerLayer(nn.Module):
             impl=self.impl,
         )
         if update is None:
-            return self.node_update(x, cast(Tensor, found)), edge_attr
+            return self.node_update(x, found), edge_attr
         out, gated = found
         return self.node_update(x, out), update(edge_attr, gated)
 
@@ -141,6 +146,24 @@ def _refuse_edges(edge_attr: Tensor | None) -> None:
             "edge_attr was given to a layer without edge features; "
             "build it with edge_dim=edge_attr.shape[1]"
         )
+
+
+def _check_edges(edge_attr: Tensor | None, count: int, width: int) -> Tensor:
+    if edge_attr is None:
+        raise ValueError(f"edge_attr [E, {width}] is needed: the layer has edge_dim={width}")
+    if not isinstance(edge_attr, Tensor):
+        raise TypeError(f"edge_attr must be a tensor, got {type(edge_attr).__name__}")
+    if tuple(edge_attr.shape) == (count, width):
+        return edge_attr
+    remedy = "pass the features of this graph's edges, those of added self-loops too"
+    if edge_attr.dim() == 1:
+        remedy = "a single feature per edge is edge_attr.unsqueeze(1)"
+    elif edge_attr.shape[-1] != width:
+        remedy = f"build the layer with edge_dim={edge_attr.shape[-1]}"
+    raise ValueError(
+        f"edge_attr must have shape {[count, width]} (one row per edge, in the caller's edge "
+        f"order), got {list(edge_attr.shape)}; {remedy}"
+    )
 
 
 class _Update(nn.Module):

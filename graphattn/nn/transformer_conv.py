@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from graphattn.graph import CSRGraph, as_graph
-from graphattn.nn.blocks import LazyLinear, linear
+from graphattn.nn.blocks import LazyLinear, check_heads, check_nodes, linear
 from graphattn.ops import attention, attention_weights
 
 _PYG_OPTIONS: dict[str, tuple[Any, ...]] = {
@@ -69,6 +69,7 @@ class TransformerConv(nn.Module):
     ) -> None:
         super().__init__()
         _check_pyg_options(kwargs)
+        check_heads(heads * out_channels, heads)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.heads = heads
@@ -123,8 +124,12 @@ class TransformerConv(nn.Module):
         Returns:
             ``[Nt, H * d]`` (``[Nt, d]`` without ``concat``), or with weights
             ``(out, (edge_index, alpha [E, H]))``; a ``SparseTensor`` comes back holding ``alpha``.
+
+        Raises:
+            TypeError: ``x`` is neither a tensor nor two.
+            ValueError: ``x``, ``edge_attr`` or ``size`` does not fit the graph or the layer.
         """
-        x_source, x_target = (x, x) if isinstance(x, Tensor) else x
+        x_source, x_target = _source_and_target(x)
         graph = _graph(edge_index, (x_source.shape[0], x_target.shape[0]), size)
         head_shape = (self.heads, self.out_channels)
         query = self.lin_query(x_target).unflatten(-1, head_shape)
@@ -132,10 +137,7 @@ class TransformerConv(nn.Module):
         value = self.lin_value(x_source).unflatten(-1, head_shape)
         edges = self._edge_options(edge_attr)
         dropout_p = self.dropout if self.training else 0.0
-        message = cast(
-            Tensor,
-            attention(query, key, value, graph, **edges, dropout_p=dropout_p, impl=self.impl),
-        )
+        message = attention(query, key, value, graph, **edges, dropout_p=dropout_p, impl=self.impl)
         out = self._combine(message, x_target)
         if return_attention_weights is None:
             return out
@@ -172,6 +174,23 @@ class TransformerConv(nn.Module):
     def __repr__(self) -> str:
         name = type(self).__name__
         return f"{name}({self.in_channels}, {self.out_channels}, heads={self.heads})"
+
+
+def _source_and_target(x: Any) -> tuple[Tensor, Tensor]:
+    if isinstance(x, Tensor):
+        check_nodes(x)
+        return x, x
+    parts = list(x) if isinstance(x, tuple | list) else []
+    if len(parts) != 2 or not all(isinstance(part, Tensor) for part in parts):
+        came = ", ".join(type(part).__name__ for part in parts)
+        raise TypeError(
+            "x must be node features [N, F] or the pair (x_source [Ns, Fs], x_target [Nt, Ft]), "
+            f"got {type(x).__name__}{f' of ({came})' if parts else ''}; "
+            "the skip path and the queries read x_target: pass (x, x) where both are the same"
+        )
+    for part in parts:
+        check_nodes(part)
+    return parts[0], parts[1]
 
 
 def _graph(edge_index: Any, rows: tuple[int, int], size: tuple[int, int] | None) -> CSRGraph:

@@ -37,7 +37,9 @@ def attention_forward(
 
     query [B, R, H, Dk], key [B, C, H, Dk], value [B, C, H, Dv] -> out [B, R, H, Dv],
     lse [B, R, H], edge_out [B, R, H, F] or None, gated [B, E, H, Dk] or None. Edge tensors are in
-    the caller's order. Memory: the outputs, and copies of node tensors whose widths need padding.
+    the caller's order. Every finite logit counts, that of a mask of ``finfo.min`` too: a row of
+    nothing else has equal weights. Memory: the outputs, and copies of node tensors whose widths
+    need padding.
     """
     call = prepare(
         query, key, value, FORWARD_BLOCK, scale=scale, clamp=clamp, bias=bias, gate=gate,
@@ -92,8 +94,13 @@ def attention_backward(
 
     ``needs``: whether the gradients of (bias, gate, edge_attr, edge_query) are wanted. Returns
     (grad_query, grad_key, grad_value, grad_bias, grad_gate, grad_edge_attr, grad_edge_query),
-    those of edge tensors in the caller's order and summed over the batch, or None. Memory: the
-    gradients, two numbers per row and head, and copies of node tensors whose widths need padding.
+    those of edge tensors in the caller's order and summed over the batch, or None.
+
+    Weights are recomputed as exp(logit - lse), so they inherit the rounding of ``lse``, 6e-8 of it
+    in float32: beyond |lse| = 1e7 it cannot hold the log n of n equal logits, and their weights
+    here come out as up to 1 instead of 1 / n. A mask of -inf has no such limit, one of
+    ``finfo.min`` has it where it masks a whole row. Memory: the gradients, two numbers per row and
+    head, and copies of node tensors whose widths need padding.
     """
     call = prepare(
         query, key, value, BACKWARD_BLOCK, scale=scale, clamp=clamp, bias=bias, gate=gate,
@@ -108,8 +115,10 @@ def attention_backward(
     level, grad_level = call.padded_heads(lse), call.padded_heads(grad_lse)
     stats = call.empty(query.shape[1], 2)
     found = [torch.empty_like(t) for t in (call.query, call.key, call.value)]
+    # With no batch entry or no head, no pass writes the edges' gradients.
+    blank = torch.empty_like if query.shape[0] * query.shape[2] else torch.zeros_like
     wanted = [
-        torch.empty_like(t) if need and t is not None else None
+        blank(t) if need and t is not None else None
         for need, t in zip(needs, call.edge, strict=True)
     ]
     edge = [*map(address, call.edge)]

@@ -2,8 +2,8 @@
 
 With p the softmax weight, w = p * keep / (1 - p_drop), t = <grad_out, v> + <grad_edge_out,
 edge_attr> and delta = <grad_out, out> + <grad_edge_out, edge_out> - grad_lse, the logit's gradient
-is dS = w * t - p * delta. This pass also writes (lse in units of log 2, delta) per row and head,
-which the pass over columns gathers; neither needs atomics.
+is dS = w * t - p * delta. This pass also writes (lse, delta) per row and head, which the pass over
+columns gathers; neither needs atomics.
 """
 
 import math
@@ -76,7 +76,7 @@ def _backward_rows(
             if grad_lse is not None:
                 delta = delta - head_values(shape, grad_lse + head_at)
             # A row without weight has lse -inf; +inf makes its recomputed weights 0, not NaN.
-            level = replace(head_values(shape, lse + head_at) * LOG2_E, -math.inf, math.inf)
+            level = replace(head_values(shape, lse + head_at), -math.inf, math.inf)
             store_heads(shape, stats + 2 * head_at, level)
             store_heads(shape, stats + 2 * head_at + shape.head_bytes, delta)
             row_zero(shape.keys, total)
@@ -110,7 +110,8 @@ def _backward_rows(
                 for p in range(0, block.count, shape.tree):
                     place = p * shape.head_bytes
                     raw = load(shape, scores + place)
-                    chance = exp2(finish(shape, raw, clamp, bias, biases, p) - level)
+                    logits = finish(shape, raw, clamp, bias, biases, p)
+                    chance = exp2((logits - level) * LOG2_E)
                     weight = chance
                     if threshold is not None:
                         weight = chance * keep(

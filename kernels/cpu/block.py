@@ -20,7 +20,7 @@ from graphattn.kernels.cpu.memory import (
     write_integer,
 )
 from graphattn.kernels.cpu.tables import TABLE, Table, prefetch
-from graphattn.kernels.cpu.vector import LOG2_E, clip, load, store
+from graphattn.kernels.cpu.vector import clip, load, store
 
 
 class Sizes(NamedTuple):
@@ -107,13 +107,13 @@ def score_feature_pairs(shape, block, scores, owners, table):
 
 @helper(lambda shape, raw, *rest: raw)
 def finish(shape, raw, clamp, bias, biases, p):
-    """Logits in units of log 2 from raw scores: clamp, bias."""
+    """Logits from raw scores: clamp, bias."""
     found = raw
     if clamp is not None:
         found = clip(found, clamp)
     if bias is not None:
         found = found + load(shape, biases + p * shape.head_bytes)
-    return found * LOG2_E
+    return found
 
 
 @helper(types.void)

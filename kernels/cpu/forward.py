@@ -35,7 +35,7 @@ from graphattn.kernels.cpu.memory import (
 from graphattn.kernels.cpu.sums import weighted_sum_ahead, weighted_sum_shared
 from graphattn.kernels.cpu.tables import Ahead, Table
 from graphattn.kernels.cpu.vector import (
-    LN_2,
+    LOG2_E,
     exp2,
     fold_max,
     fold_sum,
@@ -65,11 +65,11 @@ def save_gated(row, size, block, table, own, scale, group, spare, gated):
 
 @helper(types.void)
 def save_lse(shape, top, mass, spare, lse):
-    """lse = top (in units of log 2) + log mass, per head; ``spare``: two vectors."""
+    """lse = top + log mass, per head; ``spare``: two vectors."""
     store(spare, top)
     store(spare + 64, mass)
     for h in range(shape.heads):
-        write(shape, lse, h, read(shape, spare, h) * LN_2 + math.log(read(shape, spare + 64, h)))
+        write(shape, lse, h, read(shape, spare, h) + math.log(read(shape, spare + 64, h)))
 
 
 def _forward(
@@ -134,7 +134,7 @@ def _forward(
                     top = max(top, logits)
                 top = fold_max(shape, top)
                 if start > begin:
-                    shrink = exp2(before - top)
+                    shrink = exp2((before - top) * LOG2_E)
                     mass = mass * shrink
                     store(per_head, shrink)
                     row_weigh(shape.values, total, total, per_head)
@@ -144,7 +144,7 @@ def _forward(
                     stage_words(block, words)
                 for p in range(0, block.count, shape.tree):
                     place = scores + p * shape.head_bytes
-                    weights = exp2(load(shape, place) - top)
+                    weights = exp2((load(shape, place) - top) * LOG2_E)
                     mass = mass + weights
                     if threshold is not None:
                         weights = weights * keep(

@@ -243,6 +243,12 @@ def test_wrong_arguments(make, options, message):
         laplacian_pe(make["path"](9), **{"k": 2, **options})
 
 
+def test_k_is_an_integer(make):
+    with pytest.raises(TypeError, match=r"k must be an integer, got 2.5"):
+        laplacian_pe(make["path"](9), 2.5)
+    assert laplacian_pe(make["path"](9), np.int64(2))[0].shape == (2,)
+
+
 def test_bipartite_graph():
     graph = ga.CSRGraph.from_edge_index(torch.tensor([[0, 1], [1, 0]]), (2, 3))
     with pytest.raises(ValueError, match="square graph, got 3 rows and 2 columns"):

@@ -12,7 +12,8 @@ def dense(graph, k, weight=None):
     adjacency = torch.zeros(graph.num_rows, graph.num_rows, dtype=torch.float64)
     weight = torch.ones(graph.num_edges) if weight is None else weight
     adjacency.index_put_((source, target), weight.double(), accumulate=True)
-    step = adjacency / adjacency.sum(1, keepdim=True).clamp(min=1)
+    degree = adjacency.sum(1, keepdim=True)
+    step = adjacency / torch.where(degree > 0, degree, 1.0)
     return torch.stack([torch.matrix_power(step, t).diagonal() for t in range(1, k + 1)], dim=1)
 
 
@@ -35,6 +36,15 @@ def test_weights_in_the_callers_order(make):
     torch.testing.assert_close(pe, dense(graph, 5, weight), atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("size", [0.1, 1e-320, 1e6])
+def test_the_unit_of_weights_does_not_matter(make, size):
+    graph = make["random"](19, 60, seed=4)
+    weight = torch.full((120,), size, dtype=torch.float64)
+    pe = random_walk_pe(graph, 5, edge_weight=weight, dtype=torch.float64)
+    torch.testing.assert_close(pe, dense(graph, 5), atol=1e-12, rtol=0)
+    assert not random_walk_pe(graph, 5, edge_weight=0 * weight).any()
+
+
 @pytest.mark.parametrize("nodes", [150, 2100])
 def test_pyg_on_both_of_its_code_paths(make, nodes):
     from torch_geometric.data import Data
@@ -54,7 +64,15 @@ def test_a_mesh_stays_sparse(make):
     torch.testing.assert_close(pe, row.expand(30_001, 6), atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -0.5])
+def test_weights_that_are_no_weights(make, bad):
+    with pytest.raises(ValueError, match="edge_weight must be finite and not negative"):
+        random_walk_pe(make["path"](4), 2, edge_weight=torch.tensor([1.0, 1, bad, 1, 1, 1]))
+
+
 def test_wrong_arguments(make):
+    with pytest.raises(TypeError, match=r"k must be an integer, got 2.5"):
+        random_walk_pe(make["path"](4), 2.5)
     with pytest.raises(ValueError, match="k must be at least 1"):
         random_walk_pe(make["path"](4), 0)
     bipartite = ga.CSRGraph.from_edge_index(torch.tensor([[0], [1]]), (2, 3))

@@ -42,11 +42,17 @@ def test_empty_and_padded_columns():
         ((torch.ones(3),), r"\[N, k\]"),
         ((torch.ones(3, 2), "node"), "mode must be"),
         ((torch.ones(3, 2), "graph", torch.zeros(2)), "one graph number per node"),
+        ((torch.ones(3, 2), "graph", torch.tensor([0, -1, 1])), r"batch .*\[0, 2\), got -1"),
     ],
 )
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         flip_signs(*arguments)
+
+
+def test_graph_numbers_are_integers():
+    with pytest.raises(TypeError, match=r"int64 or int32, got torch.bool; call batch.long\(\)"):
+        flip_signs(torch.ones(3, 2), "graph", torch.ones(3, dtype=torch.bool))
 
 
 def test_fixed_sign_and_its_tie_rule():

@@ -1,5 +1,6 @@
 """GraphTransformerLayer against a dense masked formula in float64."""
 
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -247,3 +248,25 @@ def test_wrong_input() -> None:
         GraphTransformerLayer(D, 3)(x, edges, torch.randn(edges.shape[1], D))
     with pytest.raises(ValueError, match=r"edge_attr \[E, 4\] is needed"):
         GraphTransformerLayer(D, 3, edge_dim=4)(x, edges)
+    with pytest.raises(ValueError, match=r"x must be node features \[N, F\], got \[2, "):
+        GraphTransformerLayer(D, 3)(torch.stack([x, x]), edges)
+    with pytest.raises(ValueError, match="heads must be at least 1, got 0"):
+        GraphTransformerLayer(D, 0)
+
+
+@pytest.mark.parametrize(
+    "change, remedy",
+    [
+        (lambda e: e[:-1], "features of this graph's edges"),
+        (lambda e: e[:, 0], r"unsqueeze\(1\)"),
+        (lambda e: e[:, :3], "edge_dim=3"),
+    ],
+)
+def test_wrong_edge_features(change: Callable[[Tensor], Tensor], remedy: str) -> None:
+    edges = graph()
+    count = edges.shape[1]
+    layer = GraphTransformerLayer(D, 3, edge_dim=4)
+    came = change(torch.randn(count, 4))
+    expected = rf"edge_attr must have shape \[{count}, 4\] .*got \[{came.shape[0]}.*{remedy}"
+    with pytest.raises(ValueError, match=expected):
+        layer(torch.randn(N, D), edges, came)

@@ -3,6 +3,7 @@
 import copy
 import io
 import warnings
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -274,6 +275,28 @@ def test_edge_features_need_edge_dim() -> None:
         TransformerConv(7, 5, edge_dim=3)(x, edge_index)
     with pytest.raises(ValueError, match="edge_attr must have shape"):
         TransformerConv(7, 5, edge_dim=3)(x, edge_index, edge_attr[:-1])
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (lambda x: torch.stack([x, x]), ValueError, r"x must be .*\[N, F\], got \[2, 13, 7\]"),
+        (lambda x: (x, x[0]), ValueError, r"x must be .*got \[7\]"),
+        (lambda x: (x, None), TypeError, r"got tuple of \(Tensor, NoneType\).*pass \(x, x\)"),
+        (lambda x: (x, x, x), TypeError, "pair"),
+        (lambda x: x.tolist, TypeError, "x must be node features"),
+    ],
+)
+def test_node_features_must_be_matrices(
+    change: Callable[[Tensor], Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        TransformerConv(7, 5)(change(torch.randn(13, 7)), multigraph())
+
+
+def test_needs_a_head() -> None:
+    with pytest.raises(ValueError, match="heads must be at least 1, got 0"):
+        TransformerConv(7, 5, heads=0)
 
 
 def test_importing_layers_does_not_import_pyg() -> None:
