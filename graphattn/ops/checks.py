@@ -48,7 +48,7 @@ def _check_sizes(query: Tensor, key: Tensor, value: Tensor, graph: CSRGraph) -> 
     heads, groups = query.shape[-2], key.shape[-2]
     if groups != value.shape[-2] or groups == 0 or heads % groups:
         raise ValueError(
-            f"query's heads must be a multiple of the heads of key and value, got "
+            f"query's heads must be a multiple of the heads (at least 1) of key and value, got "
             f"{heads}, {groups} and {value.shape[-2]}"
         )
     if query.shape[-1] != key.shape[-1] or query.shape[-1] == 0:

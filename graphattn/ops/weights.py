@@ -55,7 +55,6 @@ def attention_weights(
             edge_attr=edge_attr,
             edge_query=edge_query,
         )
-        lse = reference.log_sum_exp(logit, edges.row, graph.num_rows)
-    lse = torch.where(lse == -torch.inf, torch.zeros_like(lse), lse)
-    weight = (logit - lse[:, edges.row]).exp()[:, edges.id.argsort()]
+        weight, _ = reference.row_softmax(logit, edges.row, graph.num_rows)
+    weight = weight[:, edges.id.argsort()]
     return weight.reshape(query.shape[:-3] + weight.shape[1:])

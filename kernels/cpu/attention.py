@@ -37,9 +37,9 @@ def attention_forward(
 
     query [B, R, H, Dk], key [B, C, H, Dk], value [B, C, H, Dv] -> out [B, R, H, Dv],
     lse [B, R, H], edge_out [B, R, H, F] or None, gated [B, E, H, Dk] or None. Edge tensors are in
-    the caller's order. Every finite logit counts, that of a mask of ``finfo.min`` too: a row of
-    nothing else has equal weights. Memory: the outputs, and copies of node tensors whose widths
-    need padding.
+    the caller's order. A finite bias is never taken for a mask: a row of nothing but ``finfo.min``
+    has equal weights. Without a bias, float32 logits must stay below 2.3e38. Memory: the outputs,
+    and copies of node tensors whose widths need padding.
     """
     call = prepare(
         query, key, value, FORWARD_BLOCK, scale=scale, clamp=clamp, bias=bias, gate=gate,

@@ -7,6 +7,7 @@ formulas are those of backward_rows.py.
 from graphattn.kernels.cpu.block import (
     Block,
     finish,
+    in_log_2,
     score,
     score_feature_pairs,
     stage,
@@ -23,7 +24,7 @@ from graphattn.kernels.cpu.gradients import add_gated_gradient
 from graphattn.kernels.cpu.memory import keep, read_integer, row_scale, row_zero, scratch
 from graphattn.kernels.cpu.sums import weighted_sum
 from graphattn.kernels.cpu.tables import Ahead, Table, prefetch
-from graphattn.kernels.cpu.vector import LOG2_E, exp2, load, store, within
+from graphattn.kernels.cpu.vector import exp2, load, store, within
 
 
 def _backward_columns(
@@ -92,7 +93,7 @@ def _backward_columns(
                     place = p * shape.head_bytes
                     raw = load(shape, scores + place)
                     logits = finish(shape, raw, clamp, bias, biases, p)
-                    chance = exp2((logits - head_table(shape, levels, p)) * LOG2_E)
+                    chance = exp2(in_log_2(logits - head_table(shape, levels, p), bias))
                     weight = chance
                     if threshold is not None:
                         weight = chance * keep(

@@ -2,8 +2,8 @@
 
 With p the softmax weight, w = p * keep / (1 - p_drop), t = <grad_out, v> + <grad_edge_out,
 edge_attr> and delta = <grad_out, out> + <grad_edge_out, edge_out> - grad_lse, the logit's gradient
-is dS = w * t - p * delta. This pass also writes (lse, delta) per row and head, which the pass over
-columns gathers; neither needs atomics.
+is dS = w * t - p * delta. This pass also writes (lse in the unit of the logits, delta) per row
+and head, which the pass over columns gathers; neither needs atomics.
 """
 
 import math
@@ -11,6 +11,7 @@ import math
 from graphattn.kernels.cpu.block import (
     Block,
     finish,
+    in_log_2,
     score,
     score_features,
     stage,
@@ -20,6 +21,7 @@ from graphattn.kernels.cpu.block import (
     stage_slots,
     stage_streams,
     stage_words,
+    unit_of_logits,
 )
 from graphattn.kernels.cpu.compile import Kernel
 from graphattn.kernels.cpu.dots import dots_row, head_values
@@ -32,7 +34,7 @@ from graphattn.kernels.cpu.gradients import (
 from graphattn.kernels.cpu.memory import keep, read_integer, row_scale, row_zero, scratch
 from graphattn.kernels.cpu.sums import weighted_sum, weighted_sum_shared
 from graphattn.kernels.cpu.tables import Ahead, Table
-from graphattn.kernels.cpu.vector import LOG2_E, exp2, load, replace, store, store_heads, within
+from graphattn.kernels.cpu.vector import exp2, load, replace, store, store_heads, within
 
 
 def _backward_rows(
@@ -76,7 +78,8 @@ def _backward_rows(
             if grad_lse is not None:
                 delta = delta - head_values(shape, grad_lse + head_at)
             # A row without weight has lse -inf; +inf makes its recomputed weights 0, not NaN.
-            level = replace(head_values(shape, lse + head_at), -math.inf, math.inf)
+            level = head_values(shape, lse + head_at) * (1.0 / unit_of_logits(bias))
+            level = replace(level, -math.inf, math.inf)
             store_heads(shape, stats + 2 * head_at, level)
             store_heads(shape, stats + 2 * head_at + shape.head_bytes, delta)
             row_zero(shape.keys, total)
@@ -111,7 +114,7 @@ def _backward_rows(
                     place = p * shape.head_bytes
                     raw = load(shape, scores + place)
                     logits = finish(shape, raw, clamp, bias, biases, p)
-                    chance = exp2((logits - level) * LOG2_E)
+                    chance = exp2(in_log_2(logits - level, bias))
                     weight = chance
                     if threshold is not None:
                         weight = chance * keep(

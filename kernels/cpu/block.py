@@ -20,7 +20,7 @@ from graphattn.kernels.cpu.memory import (
     write_integer,
 )
 from graphattn.kernels.cpu.tables import TABLE, Table, prefetch
-from graphattn.kernels.cpu.vector import clip, load, store
+from graphattn.kernels.cpu.vector import LN_2, LOG2_E, clip, load, store
 
 
 class Sizes(NamedTuple):
@@ -107,13 +107,33 @@ def score_feature_pairs(shape, block, scores, owners, table):
 
 @helper(lambda shape, raw, *rest: raw)
 def finish(shape, raw, clamp, bias, biases, p):
-    """Logits from raw scores: clamp, bias."""
+    """Logits from raw scores: clamp, bias. Their unit is log 2 unless there is a bias."""
     found = raw
     if clamp is not None:
         found = clip(found, clamp)
     if bias is not None:
-        found = found + load(shape, biases + p * shape.head_bytes)
-    return found
+        return found + load(shape, biases + p * shape.head_bytes)
+    return found * LOG2_E
+
+
+@helper(lambda gap, bias: gap)
+def in_log_2(gap, bias):
+    """Differences of logits in units of log 2.
+
+    A bias may be as low as the lowest number, which that unit overflows; it comes to differences
+    then. Without one, the multiplication is cheaper where the logits are made.
+    """
+    if bias is None:
+        return gap
+    return gap * LOG2_E
+
+
+@helper(types.float64)
+def unit_of_logits(bias):
+    """The unit of ``finish`` in natural logarithms."""
+    if bias is None:
+        return LN_2
+    return 1.0
 
 
 @helper(types.void)

@@ -8,6 +8,7 @@ from graphattn.kernels.cpu.block import (
     Block,
     edge_row,
     finish,
+    in_log_2,
     is_padded,
     save_edge_row,
     score,
@@ -19,6 +20,7 @@ from graphattn.kernels.cpu.block import (
     stage_slots,
     stage_streams,
     stage_words,
+    unit_of_logits,
 )
 from graphattn.kernels.cpu.compile import Kernel, helper
 from graphattn.kernels.cpu.memory import (
@@ -35,7 +37,6 @@ from graphattn.kernels.cpu.memory import (
 from graphattn.kernels.cpu.sums import weighted_sum_ahead, weighted_sum_shared
 from graphattn.kernels.cpu.tables import Ahead, Table
 from graphattn.kernels.cpu.vector import (
-    LOG2_E,
     exp2,
     fold_max,
     fold_sum,
@@ -64,12 +65,12 @@ def save_gated(row, size, block, table, own, scale, group, spare, gated):
 
 
 @helper(types.void)
-def save_lse(shape, top, mass, spare, lse):
-    """lse = top + log mass, per head; ``spare``: two vectors."""
+def save_lse(shape, top, unit, mass, spare, lse):
+    """lse = top * unit + log mass, per head; ``spare``: two vectors."""
     store(spare, top)
     store(spare + 64, mass)
     for h in range(shape.heads):
-        write(shape, lse, h, read(shape, spare, h) + math.log(read(shape, spare + 64, h)))
+        write(shape, lse, h, read(shape, spare, h) * unit + math.log(read(shape, spare + 64, h)))
 
 
 def _forward(
@@ -134,7 +135,7 @@ def _forward(
                     top = max(top, logits)
                 top = fold_max(shape, top)
                 if start > begin:
-                    shrink = exp2((before - top) * LOG2_E)
+                    shrink = exp2(in_log_2(before - top, bias))
                     mass = mass * shrink
                     store(per_head, shrink)
                     row_weigh(shape.values, total, total, per_head)
@@ -144,7 +145,7 @@ def _forward(
                     stage_words(block, words)
                 for p in range(0, block.count, shape.tree):
                     place = scores + p * shape.head_bytes
-                    weights = exp2((load(shape, place) - top) * LOG2_E)
+                    weights = exp2(in_log_2(load(shape, place) - top, bias))
                     mass = mass + weights
                     if threshold is not None:
                         weights = weights * keep(
@@ -157,7 +158,8 @@ def _forward(
                         shape.features, feature_total, scores, features, block.count
                     )
             mass = fold_sum(shape, mass)
-            save_lse(shape, top, mass, per_head, lse + at * shape.head_bytes)
+            unit = unit_of_logits(bias)
+            save_lse(shape, top, unit, mass, per_head, lse + at * shape.head_bytes)
             store(per_head, replace(1.0 / mass, math.inf, 0.0))
             row_weigh(shape.values, out + at * shape.values.bytes, total, per_head)
             if edge_attr is not None:

@@ -19,6 +19,7 @@ from graphattn.kernels.cpu.emitter import I64, Emitter, Value, emit_exp2
 from graphattn.kernels.cpu.shape import ConstantType
 
 LOG2_E = 1.4426950408889634
+LN_2 = 0.6931471805599453
 
 
 class VectorType(types.Type):

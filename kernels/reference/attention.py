@@ -60,17 +60,23 @@ def edge_scores(
     return logit, gated
 
 
-def log_sum_exp(logit: Tensor, row: Tensor, num_rows: int) -> Tensor:
-    """Row-wise log of the sum of exponentials: logits [B, E, H] -> [B, R, H], -inf if empty."""
+def row_softmax(logit: Tensor, row: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+    """Weights [B, E, H] and LSE [B, R, H] of logits [B, E, H]; -inf where a row is empty.
+
+    The weights divide by the sum instead of subtracting the LSE, which at huge logits has lost
+    the log of the count.
+    """
     shape = (logit.shape[0], num_rows, logit.shape[2])
     top = logit.new_full(shape, -torch.inf)
     index = row[None, :, None].expand_as(logit)
     top = top.scatter_reduce(1, index, logit.detach(), "amax")
     top = torch.where(top == -torch.inf, torch.zeros_like(top), top)
-    total = logit.new_zeros(shape).index_add(1, row, (logit - top[:, row]).exp())
+    shifted = (logit - top[:, row]).exp()
+    total = logit.new_zeros(shape).index_add(1, row, shifted)
     empty = total == 0
     safe = torch.where(empty, torch.ones_like(total), total)
-    return torch.where(empty, torch.full_like(total, -torch.inf), safe.log() + top)
+    lse = torch.where(empty, torch.full_like(total, -torch.inf), safe.log() + top)
+    return shifted / safe[:, row], lse
 
 
 def attention_forward(
@@ -102,9 +108,7 @@ def attention_forward(
     logit, gated = edge_scores(
         query.to(high), key.to(high), edges, scale=scale, clamp=clamp, **wide
     )
-    lse = log_sum_exp(logit, edges.row, num_rows)
-    seen = torch.where(lse == -torch.inf, torch.zeros_like(lse), lse)
-    weight = (logit - seen[:, edges.row]).exp()
+    weight, lse = row_softmax(logit, edges.row, num_rows)
     if dropout_p > 0.0 and streams is not None:
         keep = keep_mask(streams, edges.id, dropout_p).T.view(*weight.shape[::2], -1)
         weight = weight * keep.transpose(1, 2) / (1.0 - dropout_p)

@@ -17,7 +17,7 @@ from tests.ops.conftest import make_qkv
         ({"query": torch.zeros(22, 3, 5)}, "query has 22 nodes but the graph has 23 rows"),
         ({"key": torch.zeros(20, 3, 5)}, "key has 20 nodes but the graph has 19 columns"),
         ({"value": torch.zeros(19, 2, 4)}, "multiple of the heads"),
-        ({"query": torch.zeros(23, 4, 5)}, "multiple of the heads.*got 4, 3 and 3"),
+        ({"query": torch.zeros(23, 4, 5)}, r"multiple of the heads \(at least 1\).*got 4, 3 and 3"),
         ({"key": torch.zeros(19, 3, 6)}, "one head width.*got 5 and 6"),
         ({"query": torch.zeros(23, 5)}, r"\[..., nodes, heads, width\].*unsqueeze"),
         ({"key": torch.zeros(2, 19, 3, 5)}, "leading batch dimensions"),
