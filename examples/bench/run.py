@@ -23,7 +23,10 @@ def main() -> None:
     for family, run in FAMILIES.items():
         if arguments.only in (None, family):
             rows, notes = run(arguments.device, arguments.repeats, not arguments.eager)
-            print(report.write(family, arguments.device, rows, notes).read_text())
+            if rows:
+                print(report.write(family, arguments.device, rows, notes).read_text())
+            else:
+                print(f"{family}: {'; '.join(notes)}")
 
 
 if __name__ == "__main__":
