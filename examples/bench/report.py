@@ -27,12 +27,15 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def write(family: str, device: str, rows: list[dict[str, Any]], notes: list[str]) -> Path:
+def write(
+    family: str, device: str, repeats: int, rows: list[dict[str, Any]], notes: list[str]
+) -> Path:
     """Write ``results/<family>-<device>.{md,json,png}`` and return the Markdown file."""
     RESULTS.mkdir(exist_ok=True)
     stem = RESULTS / f"{family}-{device}"
     table = tabulate(rows, headers="keys", tablefmt="github", floatfmt=".2f")
-    command = f"python examples/bench/run.py --only {family} --device {device}"
+    options = f"--only {family} --device {device} --repeats {repeats}"
+    command = f"python examples/bench/run.py {options}"
     head = f"# {family} on {device}\n\n`{command}`\n\n{machine(device)}\n"
     body = "\n".join(f"- {note}" for note in notes)
     stem.with_suffix(".md").write_text(f"{head}\n{table}\n\n{body}\n")

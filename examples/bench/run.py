@@ -24,7 +24,8 @@ def main() -> None:
         if arguments.only in (None, family):
             rows, notes = run(arguments.device, arguments.repeats, not arguments.eager)
             if rows:
-                print(report.write(family, arguments.device, rows, notes).read_text())
+                path = report.write(family, arguments.device, arguments.repeats, rows, notes)
+                print(path.read_text())
             else:
                 print(f"{family}: {'; '.join(notes)}")
 

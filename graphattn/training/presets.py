@@ -87,8 +87,8 @@ _PLANETOID_TRANSFORMER: Settings = {
     "loop.patience": 100,
 }
 
-# For the board that we generate: 0.949 test ROC-AUC (split 0, seed 0). One pilot run each, chosen by
-# validation: without dropout and cosine 0.926, best at epoch 60; with dropout alone 0.946.
+# For the board that we generate: 0.949 test ROC-AUC (split 0, seed 0). One pilot run each, chosen
+# by validation: without dropout and cosine 0.926, best at epoch 60; with dropout alone 0.946.
 _GENERATED: Settings = {
     "model.layers": 6,
     "model.width": 64,
