@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     from graphattn.errors import BackendUnavailable as BackendUnavailable
     from graphattn.graph import CSRGraph as CSRGraph
     from graphattn.graph import as_graph as as_graph
+    from graphattn.ops import TableBias as TableBias
+    from graphattn.ops import aggregate as aggregate
     from graphattn.ops import attention as attention
     from graphattn.ops import attention_weights as attention_weights
+    from graphattn.ops import edge_scores as edge_scores
+    from graphattn.ops import edge_softmax as edge_softmax
     from graphattn.ops import merge as merge
+    from graphattn.ops import top_m as top_m
 
 __version__ = "0.1.0"
 
@@ -27,9 +32,14 @@ _HOME = {
     "BackendUnavailable": "graphattn.errors",
     "CSRGraph": "graphattn.graph",
     "as_graph": "graphattn.graph",
+    "TableBias": "graphattn.ops",
+    "aggregate": "graphattn.ops",
     "attention": "graphattn.ops",
     "attention_weights": "graphattn.ops",
+    "edge_scores": "graphattn.ops",
+    "edge_softmax": "graphattn.ops",
     "merge": "graphattn.ops",
+    "top_m": "graphattn.ops",
     "laplacian_pe": "graphattn.encodings",
     "load_dataset": "graphattn.datasets.catalogue",
 }

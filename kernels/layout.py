@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+CHUNKS = 64
+SHORTEST_HUB = 4096
+
 
 class Layout(NamedTuple):
     """One orientation of a sparse graph as plain tensors.
@@ -14,11 +17,16 @@ class Layout(NamedTuple):
 
     indptr [rows + 1] int64; indices [E] int32 or int64; edges [E], the caller's edge id at each
     position, or [0] where it equals the position; plan, an implementation's own precomputed work
-    division: ``chunks [C + 1]`` int64 row bounds of about equal edge count for the CPU, task
-    tensors for the GPU.
+    division: for the CPU ``chunks [C + 1]``, int64 row bounds of about equal edge count, and
+    ``parts [3, P]``, (begin, end, row) of the pieces of hub rows; task tensors for the GPU.
     """
 
     indptr: Tensor
     indices: Tensor
     edges: Tensor
     plan: tuple[Tensor, ...]
+
+
+def longest_row(num_edges: int) -> int:
+    """Edges of a row beyond which the CPU plan cuts it into parts; depends on the graph alone."""
+    return max(SHORTEST_HUB, -(-num_edges // CHUNKS))

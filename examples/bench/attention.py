@@ -1,11 +1,13 @@
 """Attention against PyG's TransformerConv, eager and compiled, on generated graphs."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from bounds import Problem
-from timing import Times, interleave
+from timing import Times, interleave, no_grad, training
 from torch import Tensor
 from torch_geometric.nn import TransformerConv
 from tqdm import tqdm
@@ -21,7 +23,19 @@ WORKLOADS = {
     "PL(100k, 1.6M) H1 D64": (100_000, 1_600_000, 1, 64),
     "PL(100k, 1.6M) H8 D8": (100_000, 1_600_000, 8, 8),
 }
+# name in the SNAP folder: heads, head width
+REAL = {"ego-twitter-undirected": (8, 16), "email-enron": (8, 16)}
 TOLERANCE = 1e-3
+
+
+def workloads() -> Iterator[tuple[str, Tensor, int, int, int]]:
+    """Name, edges, nodes, heads and head width of every workload."""
+    for name, (nodes, edges, heads, width) in WORKLOADS.items():
+        yield name, power_law(nodes, edges, 0.8, 0.0), nodes, heads, width
+    for name, (heads, width) in REAL.items() if os.environ.get("GRAPHATTN_DATA") else ():
+        root = Path(os.environ["GRAPHATTN_DATA"], "snap")
+        data = ga.load_dataset(name, root, download=False, undirected=True).data
+        yield f"{name} H{heads} D{width}", data.edge_index, data.num_nodes, heads, width
 
 
 def peers(edge_index: Tensor, nodes: int, compiled: bool) -> dict[str, Callable[..., Tensor]]:
@@ -43,9 +57,12 @@ def peers(edge_index: Tensor, nodes: int, compiled: bool) -> dict[str, Callable[
 
 def run(device: str, repeats: int, compiled: bool = True) -> tuple[list[dict[str, Any]], list[str]]:
     """Time every workload; correctness is checked before anything is timed."""
-    rows, notes = [], []
-    for name, (nodes, edges, heads, width) in tqdm(WORKLOADS.items(), desc="attention"):
-        edge_index = power_law(nodes, edges, 0.8, 0.0).to(device)
+    rows: list[dict[str, Any]] = []
+    notes: list[str] = []
+    if not os.environ.get("GRAPHATTN_DATA"):
+        notes.append("left out: real graphs; set GRAPHATTN_DATA to the folder that holds snap/")
+    for name, edge_index, nodes, heads, width in tqdm(workloads(), desc="attention"):
+        edge_index = edge_index.to(device)
         graph = ga.as_graph(edge_index, nodes)
         qkv = [torch.randn(nodes, heads, width, device=device) for _ in range(3)]
         leaves = [t.requires_grad_() for t in qkv]
@@ -55,10 +72,10 @@ def run(device: str, repeats: int, compiled: bool = True) -> tuple[list[dict[str
         contestants |= peers(edge_index, nodes, compiled)
         contestants = _agreeing(contestants, qkv, notes, name)
         grad = torch.randn_like(qkv[0])
-        forward = {peer: _no_grad(call, qkv) for peer, call in contestants.items()}
-        training = {peer: _training(call, leaves, grad) for peer, call in contestants.items()}
-        problem = Problem(nodes, edges, heads, width)
-        times = interleave(forward, repeats, device), interleave(training, repeats, device)
+        forward = {peer: no_grad(call, qkv) for peer, call in contestants.items()}
+        both = {peer: training(call, leaves, grad) for peer, call in contestants.items()}
+        problem = Problem(nodes, graph.num_edges, heads, width)
+        times = interleave(forward, repeats, device), interleave(both, repeats, device)
         rows.append({"workload": name} | _figures(problem, *times))
     return rows, notes
 
@@ -82,24 +99,6 @@ def _agreeing(
         else:
             notes.append(f"{name}: {peer} differs by {error:.1e} and is left out")
     return kept
-
-
-def _no_grad(call: Callable[..., Tensor], qkv: list[Tensor]) -> Callable[[], object]:
-    def once() -> object:
-        with torch.no_grad():
-            return call(*qkv)
-
-    return once
-
-
-def _training(
-    call: Callable[..., Tensor], leaves: list[Tensor], grad: Tensor
-) -> Callable[[], object]:
-    def once() -> object:
-        out = call(*leaves)
-        return torch.autograd.grad(out, leaves, grad.view_as(out))
-
-    return once
 
 
 def _figures(

@@ -8,9 +8,16 @@ import argparse
 
 import accuracy
 import attention
+import graphs
+import options
 import report
 
-FAMILIES = {"attention": attention.run, "accuracy": accuracy.run}
+FAMILIES = {
+    "attention": attention.run,
+    "options": options.run,
+    "graphs": graphs.run,
+    "accuracy": accuracy.run,
+}
 
 
 def main() -> None:

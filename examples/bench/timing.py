@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 Call = Callable[[], object]
 
@@ -31,6 +32,26 @@ def interleave(calls: dict[str, Call], repeats: int, device: str) -> dict[str, T
             if round_number:
                 seconds[name].append(time.perf_counter() - start)
     return {name: _percentiles(values) for name, values in seconds.items()}
+
+
+def no_grad(call: Callable[..., Tensor], leaves: list[Tensor]) -> Call:
+    """The forward pass alone."""
+
+    def once() -> object:
+        with torch.no_grad():
+            return call(*leaves)
+
+    return once
+
+
+def training(call: Callable[..., Tensor], leaves: list[Tensor], grad: Tensor) -> Call:
+    """Forward and backward pass to all leaves."""
+
+    def once() -> object:
+        out = call(*leaves)
+        return torch.autograd.grad(out, leaves, grad.view_as(out))
+
+    return once
 
 
 def _percentiles(values: list[float]) -> Times:

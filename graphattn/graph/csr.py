@@ -17,7 +17,8 @@ from graphattn.graph.checks import (
     normal_size,
     rows_sorted,
 )
-from graphattn.graph.sort import equal_edge_chunks, sort_edges, transpose_csr
+from graphattn.graph.chunks import equal_edge_chunks, hub_parts
+from graphattn.graph.sort import sort_edges, transpose_csr
 from graphattn.kernels.layout import Layout
 
 
@@ -181,7 +182,16 @@ class CSRGraph:
 
     def _plain_layout(self, impl: str) -> Layout:
         edges = self.edge_perm if self.edge_perm is not None else self.indptr.new_empty(0)
-        return Layout(self.indptr, self.indices, edges, _plan(self.indptr, impl))
+        return Layout(self.indptr, self.indices, edges, self._plan(impl))
+
+    def _plan(self, impl: str) -> tuple[Tensor, ...]:
+        if impl == "cpu":
+            return equal_edge_chunks(self.indptr), hub_parts(self.indptr, self.num_edges)
+        if impl == "triton":
+            from graphattn.graph.tasks import build_tasks
+
+            return build_tasks(self.indptr)
+        return ()
 
     def to(self, device: torch.device | str) -> "CSRGraph":
         """This graph on ``device``: itself when it is there already, plans are rebuilt there."""
@@ -241,13 +251,3 @@ class CSRGraph:
     def __repr__(self) -> str:
         shape = f"num_rows={self.num_rows}, num_cols={self.num_cols}, num_edges={self.num_edges}"
         return f"CSRGraph({shape})"
-
-
-def _plan(indptr: Tensor, impl: str) -> tuple[Tensor, ...]:
-    if impl == "cpu":
-        return (equal_edge_chunks(indptr),)
-    if impl == "triton":
-        from graphattn.graph.tasks import build_tasks
-
-        return build_tasks(indptr)
-    return ()

@@ -72,16 +72,3 @@ def _(indptr: Tensor, indices: Tensor, num_cols: int) -> tuple[Tensor, Tensor, T
         indices.new_empty(indices.shape, dtype=index_dtype(indptr.shape[0] - 1)),
         indices.new_empty(indices.shape, dtype=torch.int64),
     )
-
-
-def equal_edge_chunks(indptr: Tensor, chunks: int = 64) -> Tensor:
-    """Row bounds [chunks + 1] of ``chunks`` row ranges of about equal work.
-
-    Work is counted as edges plus two per row, so that millions of empty rows are shared out too.
-    The bounds depend on the graph alone: results are the same for any number of threads.
-    """
-    work = indptr + 2 * torch.arange(indptr.numel(), device=indptr.device)
-    goal = work[-1] * torch.arange(1, chunks, device=indptr.device) // chunks
-    inner = torch.searchsorted(work, goal)
-    last = torch.full((1,), indptr.numel() - 1, device=indptr.device, dtype=torch.int64)
-    return torch.cat([torch.zeros_like(last), inner, last])

@@ -5,257 +5,203 @@ passed as flat tensor lists; optional results come back as empty tensors, so the
 """
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from graphattn.kernels.layout import Layout
 from graphattn.kernels.reference import attention as reference
+from graphattn.kernels.score import Results, Score
+from graphattn.ops.fused import kernels, or_empty, unflatten
 
-_FOLDER = {"cpu": "cpu", "triton": "gpu"}
-
-
-def flatten(layout: Layout) -> list[Tensor]:
-    """A layout as the flat list that operator schemas can carry."""
-    return [layout.indptr, layout.indices, layout.edges, *layout.plan]
+# Tensors of a ``Score`` in the order of the operators; the first four can have a gradient.
+TENSORS = ("bias", "gate", "edge_attr", "edge_query", "bias_index", "mask", "streams")
 
 
-def _layout(flat: Sequence[Tensor]) -> Layout:
-    return Layout(flat[0], flat[1], flat[2], tuple(flat[3:]))
-
-
-def kernels(impl: str) -> Any:
-    """The kernel module; imported when a kernel runs, so that Triton and Numba stay lazy."""
-    return import_module(f"graphattn.kernels.{_FOLDER[impl]}.attention")
-
-
-def _or_empty(tensor: Tensor | None, like: Tensor) -> Tensor:
-    return like.new_empty(0) if tensor is None else tensor
+def _score(
+    tensors: Sequence[Tensor | None], scale: float, clamp: float | None, dropout_p: float
+) -> Score:
+    named = dict(zip(TENSORS, tensors, strict=True))
+    return Score(scale=scale, clamp=clamp, dropout_p=dropout_p, **named)
 
 
 @torch.library.custom_op("graphattn::attention", mutates_args=())
 def attention_op(
     query: Tensor,
     key: Tensor,
-    value: Tensor,
-    rows: Sequence[Tensor],
-    cols: Sequence[Tensor],
+    value: Tensor | None,
     bias: Tensor | None,
     gate: Tensor | None,
     edge_attr: Tensor | None,
     edge_query: Tensor | None,
+    bias_index: Tensor | None,
+    mask: Tensor | None,
     streams: Tensor | None,
+    rows: Sequence[Tensor],
+    cols: Sequence[Tensor],
     scale: float,
     clamp: float | None,
     dropout_p: float,
     return_gated: bool,
     impl: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    out, lse, edge_out, gated = kernels(impl).attention_forward(
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    tensors = (bias, gate, edge_attr, edge_query, bias_index, mask, streams)
+    found: Results = kernels(impl, "attention").attention_forward(
         query.contiguous(),
         key.contiguous(),
-        value.contiguous(),
-        _layout(rows),
-        scale=scale,
-        clamp=clamp,
-        bias=bias,
-        gate=gate,
-        edge_attr=edge_attr,
-        edge_query=edge_query,
-        dropout_p=dropout_p,
-        streams=streams,
-        return_gated=return_gated,
+        None if value is None else value.contiguous(),
+        unflatten(rows),
+        _score(tensors, scale, clamp, dropout_p),
+        return_gated,
     )
-    return out, lse, _or_empty(edge_out, query), _or_empty(gated, query)
+    out, lse, edge_out, gated, scores = (or_empty(t, query) for t in found)
+    return out, lse, edge_out, gated, scores
 
 
 @attention_op.register_fake
 def _(
     query: Tensor,
     key: Tensor,
-    value: Tensor,
-    rows: Sequence[Tensor],
-    cols: Sequence[Tensor],
+    value: Tensor | None,
     bias: Tensor | None,
     gate: Tensor | None,
     edge_attr: Tensor | None,
     edge_query: Tensor | None,
+    bias_index: Tensor | None,
+    mask: Tensor | None,
     streams: Tensor | None,
+    rows: Sequence[Tensor],
+    cols: Sequence[Tensor],
     scale: float,
     clamp: float | None,
     dropout_p: float,
     return_gated: bool,
     impl: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, num_rows, heads, width = query.shape
+    num_edges = rows[1].shape[0]
     high = torch.float64 if query.dtype == torch.float64 else torch.float32
-    gated_shape = (batch, rows[1].shape[0], heads, width) if return_gated else (0,)
+    gated = query.new_empty((batch, num_edges, heads, width) if return_gated else (0,))
+    if value is None:
+        nothing = [query.new_empty(0) for _ in range(3)]
+        scores = query.new_empty((batch, num_edges, heads), dtype=high)
+        return nothing[0], nothing[1], nothing[2], gated, scores
     return (
         value.new_empty((batch, num_rows, heads, value.shape[3])),
         query.new_empty((batch, num_rows, heads), dtype=high),
         query.new_empty((0,) if edge_query is None else edge_query.shape),
-        query.new_empty(gated_shape),
+        gated,
+        query.new_empty(0),
     )
 
 
 @torch.library.custom_op("graphattn::attention_backward", mutates_args=())
 def attention_backward_op(
-    grads: Sequence[Tensor],
-    present: Sequence[bool],
-    saved: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    nodes: Sequence[Tensor | None],
+    results: Sequence[Tensor | None],
+    tensors: Sequence[Tensor | None],
     rows: Sequence[Tensor],
     cols: Sequence[Tensor],
-    bias: Tensor | None,
-    gate: Tensor | None,
-    edge_attr: Tensor | None,
-    edge_query: Tensor | None,
-    streams: Tensor | None,
     scale: float,
     clamp: float | None,
     dropout_p: float,
     impl: str,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    given = [g.contiguous() if there else None for g, there in zip(grads, present, strict=True)]
-    query, key, value, out, lse, edge_out = saved
-    if given[0] is None:
-        given[0] = torch.zeros_like(out)
-    found = kernels(impl).attention_backward(
-        *given,
-        query.contiguous(),
-        key.contiguous(),
-        value.contiguous(),
-        out,
-        lse,
-        None if edge_query is None else edge_out,
-        _layout(rows),
-        _layout(cols),
-        scale=scale,
-        clamp=clamp,
-        bias=bias,
-        gate=gate,
-        edge_attr=edge_attr,
-        edge_query=edge_query,
-        dropout_p=dropout_p,
-        streams=streams,
-        needs=tuple(needs),
+    query, key, value = (t if t is None else t.contiguous() for t in nodes)
+    pulls = Results(*(g if g is None else g.contiguous() for g in grads))
+    done = Results(*results)
+    assert query is not None
+    if done.out is not None and pulls.out is None:
+        pulls = pulls._replace(out=torch.zeros_like(done.out))
+    found = kernels(impl, "attention").attention_backward(
+        pulls,
+        query,
+        key,
+        value,
+        done,
+        unflatten(rows),
+        unflatten(cols),
+        _score(tensors, scale, clamp, dropout_p),
+        tuple(needs),
     )
-    first, second, third, *rest = (_or_empty(g, query) for g in found)
-    return first, second, third, rest[0], rest[1], rest[2], rest[3]
+    a, b, c, d, e, f, g = (or_empty(grad, query) for grad in found)
+    return a, b, c, d, e, f, g
 
 
 @attention_backward_op.register_fake
 def _(
-    grads: Sequence[Tensor],
-    present: Sequence[bool],
-    saved: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    nodes: Sequence[Tensor | None],
+    results: Sequence[Tensor | None],
+    tensors: Sequence[Tensor | None],
     rows: Sequence[Tensor],
     cols: Sequence[Tensor],
-    bias: Tensor | None,
-    gate: Tensor | None,
-    edge_attr: Tensor | None,
-    edge_query: Tensor | None,
-    streams: Tensor | None,
     scale: float,
     clamp: float | None,
     dropout_p: float,
     impl: str,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    query = saved[0]
-    optional = [
-        torch.empty_like(t, memory_format=torch.contiguous_format)
-        if t is not None and need
-        else query.new_empty(0)
-        for t, need in zip((bias, gate, edge_attr, edge_query), needs, strict=True)
-    ]
-    dense = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in saved[:3]]
-    return dense[0], dense[1], dense[2], optional[0], optional[1], optional[2], optional[3]
+    query = nodes[0]
+    assert query is not None
+    wanted = [*nodes, *(t if n else None for t, n in zip(tensors[:4], needs, strict=True))]
+    a, b, c, d, e, f, g = (
+        query.new_empty(0 if t is None else t.shape, dtype=None if t is None else t.dtype)
+        for t in wanted
+    )
+    return a, b, c, d, e, f, g
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    query, key, value, rows, cols, *optional = inputs[:10]
-    ctx.options = inputs[10:]
+    rows, cols, *ctx.options = inputs[10:]
+    saved = (*inputs[:10], *output[:3])
+    ctx.there = [t is not None for t in saved]
     ctx.sizes = len(rows), len(cols)
-    ctx.given = [t is not None for t in optional]
-    there = [t for t in optional if t is not None]
-    ctx.save_for_backward(query, key, value, *output[:3], *rows, *cols, *there)
+    ctx.save_for_backward(*rows, *cols, *(t for t in saved if t is not None))
     ctx.set_materialize_grads(False)
 
 
-def _saved_parts(ctx: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor | None]]:
-    tensors = list(ctx.saved_tensors)
-    num_rows, num_cols = ctx.sizes
-    saved, rest = tensors[:6], tensors[6:]
-    rows, cols, there = (
-        rest[:num_rows],
-        rest[num_rows : num_rows + num_cols],
-        iter(rest[num_rows + num_cols :]),
-    )
-    return saved, rows, cols, [next(there) if given else None for given in ctx.given]
-
-
 def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-    saved, rows, cols, optional = _saved_parts(ctx)
+    (num_rows, num_cols), tensors = ctx.sizes, list(ctx.saved_tensors)
+    rows, cols = tensors[:num_rows], tensors[num_rows : num_rows + num_cols]
+    rest = iter(tensors[num_rows + num_cols :])
+    saved = [next(rest) if there else None for there in ctx.there]
+    nodes, inputs, results = saved[:3], saved[3:10], saved[10:]
     scale, clamp, dropout_p, return_gated, impl = ctx.options
     # The compiler hands in gradients of the placeholders of results that were not asked for.
-    asked = True, True, optional[3] is not None, return_gated
-    grads = tuple(g if there else None for g, there in zip(grads, asked, strict=True))
-    needs = [
-        bool(n) and t is not None
-        for n, t in zip(ctx.needs_input_grad[5:9], optional[:4], strict=True)
-    ]
+    fused = nodes[2] is not None
+    asked = fused, fused, fused and inputs[3] is not None, return_gated, not fused
+    grads = tuple(g if wanted else None for g, wanted in zip(grads, asked, strict=True))
+    needs = [bool(n) for n in ctx.needs_input_grad[3:7]]
     if torch.is_grad_enabled():
-        found = _differentiable_backward(saved, rows, optional, ctx.options, grads)
+        score = _score(inputs, scale, clamp, dropout_p)
+        found = _differentiable_backward(nodes, rows, score, return_gated, grads)
     else:
-        query = saved[0]
+        # Only edge_out is None without the option; out and lse are placeholders without a value.
+        kept = [t if wanted else None for t, wanted in zip(results, asked[:3], strict=True)]
         found = attention_backward_op(
-            [_or_empty(g, query) for g in grads],
-            [g is not None for g in grads],
-            saved,
-            rows,
-            cols,
-            *optional,
-            scale,
-            clamp,
-            dropout_p,
-            impl,
-            needs,
+            grads, nodes, kept, inputs, rows, cols, scale, clamp, dropout_p, impl, needs
         )
-    edge_grads = [g if need else None for g, need in zip(found[3:], needs, strict=True)]
-    nothing = [None] * len(rows), [None] * len(cols)
-    return (*found[:3], *nothing, *edge_grads, None, None, None, None, None, None)
+    needed = (*ctx.needs_input_grad[:3], *needs)
+    found = [g if need else None for g, need in zip(found, needed, strict=True)]
+    return (*found, *[None] * 3, [None] * num_rows, [None] * num_cols, *[None] * 5)
 
 
 def _differentiable_backward(
-    saved: list[Tensor],
+    nodes: list[Tensor | None],
     rows: list[Tensor],
-    optional: list[Tensor | None],
-    options: tuple[Any, ...],
+    score: Score,
+    return_gated: bool,
     grads: tuple[Tensor | None, ...],
 ) -> list[Tensor | None]:
     """First derivative through the reference, so that it can be differentiated again."""
-    scale, clamp, dropout_p, return_gated, _ = options
-    inputs = [*saved[:3], *optional[:4]]
-    query, key, value = saved[:3]
-    outputs = reference.attention_forward(
-        query,
-        key,
-        value,
-        _layout(rows),
-        scale=scale,
-        clamp=clamp,
-        dropout_p=dropout_p,
-        return_gated=return_gated,
-        bias=optional[0],
-        gate=optional[1],
-        edge_attr=optional[2],
-        edge_query=optional[3],
-        streams=optional[4],
-    )
-    pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o is not None]
+    query, key, value = nodes
+    assert query is not None and key is not None
+    results = reference.attention_forward(query, key, value, unflatten(rows), score, return_gated)
+    inputs = [*nodes, *(getattr(score, name) for name in TENSORS[:4])]
+    pairs = [(o, g) for o, g in zip(results, grads, strict=True) if g is not None and o is not None]
     wanted = [t for t in inputs if t is not None and t.requires_grad]
     found = iter(
         torch.autograd.grad(

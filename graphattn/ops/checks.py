@@ -82,9 +82,9 @@ def check_edge_tensor(name: str, tensor: Tensor, graph: CSRGraph, *shapes: tuple
         )
 
 
-def check_same_dtype(query: Tensor, key: Tensor, value: Tensor) -> None:
+def check_same_dtype(query: Tensor, *others: Tensor) -> None:
     """Check that query, key and value share a dtype (after autocast)."""
-    for name, tensor in (("key", key), ("value", value)):
+    for name, tensor in zip(("key", "value"), others, strict=False):
         if tensor.dtype != query.dtype:
             raise TypeError(
                 f"query, key and value must share a dtype, got {query.dtype} and {tensor.dtype} "
@@ -92,19 +92,41 @@ def check_same_dtype(query: Tensor, key: Tensor, value: Tensor) -> None:
             )
 
 
-def check_numbers(scale: float | None, clamp: float | None, eps: float, dropout_p: float) -> None:
-    """Check the scalar options: numbers, not tensors, and in range."""
-    for name, number in (("scale", scale), ("clamp", clamp), ("eps", eps)):
-        if isinstance(number, Tensor):
-            raise TypeError(
-                f"{name} must be a number, got a tensor; multiply query by a learned scale instead"
-            )
+def check_edge_integers(name: str, tensor: Tensor, device: torch.device) -> None:
+    """Check a per-edge integer tensor [E] on ``device``."""
+    if not isinstance(tensor, Tensor) or tensor.dtype not in (torch.int32, torch.int64):
+        kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise TypeError(f"{name} must be an int32 or int64 tensor [E], got {kind}")
+    if tensor.dim() != 1:
+        raise ValueError(f"{name} must have shape [E], got {list(tensor.shape)}")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, expected {device}; move it there")
+
+
+def check_numbers(scale: float | None, clamp: float | None) -> None:
+    """Check the scalars of a score: numbers, not tensors, and in range."""
+    for name, number in (("scale", scale), ("clamp", clamp)):
+        _check_is_number(name, number)
     if clamp is not None and not clamp >= 0.0:
         raise ValueError(f"clamp must not be negative, got {clamp}")
+
+
+def check_normaliser(eps: float, dropout_p: float, top_m: int | None) -> None:
+    """Check the scalars that decide which weights survive and how rows are normalised."""
+    _check_is_number("eps", eps)
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"dropout_p must lie in [0, 1), got {dropout_p}")
     if not eps >= 0.0:
         raise ValueError(f"eps must not be negative, got {eps}")
+    if top_m is not None and (type(top_m) is not int or top_m < 1):
+        raise ValueError(f"top_m must be a whole number of at least 1 or None, got {top_m!r}")
+
+
+def _check_is_number(name: str, number: float | None) -> None:
+    if isinstance(number, Tensor):
+        raise TypeError(
+            f"{name} must be a number, got a tensor; multiply query by a learned scale instead"
+        )
 
 
 def check_null_logit(null_logit: Tensor | float, lse: Tensor) -> None:

@@ -8,38 +8,41 @@ from graphattn.kernels.cpu.block import (
     Block,
     finish,
     in_log_2,
+    row_edges,
+    row_of,
     score,
     score_feature_pairs,
     stage,
-    stage_bias,
-    stage_features,
-    stage_gated,
+    stage_kept,
     stage_slots,
     stage_streams,
     stage_words,
 )
 from graphattn.kernels.cpu.compile import Kernel
 from graphattn.kernels.cpu.dots import head_table
+from graphattn.kernels.cpu.edges import stage_bias, stage_features, stage_gated, stage_per_edge
 from graphattn.kernels.cpu.gradients import add_gated_gradient
-from graphattn.kernels.cpu.memory import keep, read_integer, row_scale, row_zero, scratch
+from graphattn.kernels.cpu.memory import as_wide, keep, row_scale, row_zero, scratch
 from graphattn.kernels.cpu.sums import weighted_sum
 from graphattn.kernels.cpu.tables import Ahead, Table, prefetch
 from graphattn.kernels.cpu.vector import exp2, load, store, within
 
 
 def _backward_columns(
-    shape, size, first, last, indptr, indices, edges, query, key, value, grad_out, stats,
-    grad_key, grad_value, scale, clamp, bias, gate, grad_gated, edge_attr, edge_query,
-    grad_edge_out, threshold, factor, streams,
+    shape, size, first, last, begins, ends, owners, indices, edges, query, key, value, grad_out,
+    grad_scores, stats, grad_key, grad_value, scale, clamp, bias, bias_index, gate, grad_gated,
+    edge_attr, edge_query, grad_edge_out, mask, threshold, factor, streams,
 ):  # fmt: skip
-    """Columns ``first`` to ``last``."""
+    """Columns ``first`` to ``last``; without a value, the logit's gradient is ``grad_scores``."""
     rows, ids = scratch(shape.slot_bytes), scratch(shape.slot_bytes)
+    bits = scratch(shape.slot_bytes)
     slots, words = scratch(shape.slot_bytes), scratch(shape.slot_bytes)
     scores, pulls = scratch(shape.score_bytes), scratch(shape.score_bytes)
     biases = scratch(shape.score_bytes)
     stream_one, stream_two = scratch(128), scratch(128)
-    key_total, value_total = scratch(shape.keys.bytes), scratch(shape.values.bytes)
-    staged, spare = scratch(shape.keys.block_bytes), scratch(shape.keys.spare_bytes)
+    key_total, value_total = scratch(shape.keys.wide.bytes), scratch(shape.values.wide.bytes)
+    staged, spare = scratch(shape.keys.wide.block_bytes), scratch(shape.keys.wide.spare_bytes)
+    widened, widened_value = scratch(shape.keys.wide.bytes), scratch(shape.values.wide.bytes)
     staged_features = scratch(shape.shared.block_bytes)
     keys_jump, values_jump = size.groups * shape.keys.bytes, size.groups * shape.values.bytes
     features_jump, stats_jump = size.groups * shape.features.bytes, size.groups * shape.stats.bytes
@@ -49,9 +52,10 @@ def _backward_columns(
         b, group = part // size.groups, part % size.groups
         tables = b * size.columns * size.groups + group
         queries = Table(query + tables * shape.keys.bytes, rows, keys_jump)
-        grads = Table(grad_out + tables * shape.values.bytes, rows, values_jump)
-        levels = Table(stats + tables * shape.stats.bytes, rows, stats_jump)
-        deltas = Table(levels.base + shape.head_bytes, rows, stats_jump)
+        if value is not None:
+            grads = Table(grad_out + tables * shape.values.bytes, rows, values_jump)
+            levels = Table(stats + tables * shape.stats.bytes, rows, stats_jump)
+            deltas = Table(levels.base + shape.head_bytes, rows, stats_jump)
         if edge_attr is not None:
             edge_queries = Table(edge_query + tables * shape.features.bytes, rows, features_jump)
         if grad_edge_out is not None:
@@ -59,16 +63,26 @@ def _backward_columns(
         if threshold is not None:
             stage_streams(shape, size, b, group, streams, stream_one, stream_two)
         for i in range(first, last):
-            at = (b * size.rows + i) * size.groups + group
-            own_key, own_value = key + at * shape.keys.bytes, value + at * shape.values.bytes
-            begin, end = read_integer(indptr, i), read_integer(indptr, i + 1)
-            row_zero(shape.keys, key_total)
-            row_zero(shape.values, value_total)
+            at = (b * size.rows + row_of(owners, i)) * size.groups + group
+            to = (b * size.outputs + i) * size.groups + group
+            own_key = as_wide(shape.keys, key + at * shape.keys.bytes, widened)
+            if value is not None:
+                own_value = as_wide(shape.values, value + at * shape.values.bytes, widened_value)
+            begin, end = row_edges(size, begins, ends, i)
+            row_zero(shape.keys.wide, key_total)
+            row_zero(shape.values.wide, value_total)
             for start in range(begin, end, shape.block):
                 block = Block(min(shape.block, end - start), start, rows, ids)
-                stage(shape, block, indices, edges)
-                for p in range(0, block.count, shape.tree):
-                    prefetch(shape.stats, levels, ahead, start + p)
+                if mask is None:
+                    stage(shape, block, indices, edges)
+                else:
+                    block = stage_kept(
+                        shape, size, block, indices, edges, mask, bits, b, group,
+                        grad_gated is not None,
+                    )  # fmt: skip
+                if value is not None:
+                    for p in range(0, block.count, shape.tree):
+                        prefetch(shape.stats, levels, ahead, start + p)
                 if gate is None:
                     near = queries
                     score(shape.keys, block, scores, own_key, near, ahead, scale)
@@ -77,7 +91,10 @@ def _backward_columns(
                         shape.keys, size, block, queries, gate, group, spare, slots, staged
                     )
                     score(shape.keys, block, scores, own_key, near, None, scale)
-                score(shape.values, block, pulls, own_value, grads, ahead, None)
+                if grad_scores is not None:
+                    stage_per_edge(shape, size, block, b, group, grad_scores, pulls)
+                if value is not None:
+                    score(shape.values, block, pulls, own_value, grads, ahead, None)
                 if edge_attr is not None:
                     features = stage_features(
                         shape.shared, size, block, edge_attr, slots, staged_features
@@ -86,27 +103,28 @@ def _backward_columns(
                     if grad_edge_out is not None:
                         score_feature_pairs(shape, block, pulls, edge_grads, features)
                 if bias is not None:
-                    stage_bias(shape, size, block, bias, group, biases)
+                    stage_bias(shape, size, block, bias, bias_index, group, biases)
                 if threshold is not None:
                     stage_words(block, words)
                 for p in range(0, block.count, shape.tree):
                     place = p * shape.head_bytes
-                    raw = load(shape, scores + place)
-                    logits = finish(shape, raw, clamp, bias, biases, p)
-                    chance = exp2(in_log_2(logits - head_table(shape, levels, p), bias))
-                    weight = chance
-                    if threshold is not None:
-                        weight = chance * keep(
-                            shape, words + 8 * p, stream_one, stream_two, threshold, factor
-                        )
-                    delta = head_table(shape, deltas, p)
-                    slope = weight * load(shape, pulls + place) - chance * delta
+                    raw, slope = load(shape, scores + place), load(shape, pulls + place)
+                    if value is not None:
+                        logits = finish(shape, raw, clamp, bias, biases, p, mask, bits)
+                        chance = exp2(in_log_2(logits - head_table(shape, levels, p), bias))
+                        weight = chance
+                        if threshold is not None:
+                            weight = chance * keep(
+                                shape, words + 8 * p, stream_one, stream_two, threshold, factor
+                            )
+                        slope = weight * slope - chance * head_table(shape, deltas, p)
+                        store(pulls + place, weight)
                     if clamp is not None:
                         slope = within(raw, clamp, slope)
                     store(scores + place, slope)
-                    store(pulls + place, weight)
                 weighted_sum(shape.keys, key_total, scores, near, block.count)
-                weighted_sum(shape.values, value_total, pulls, grads, block.count)
+                if value is not None:
+                    weighted_sum(shape.values, value_total, pulls, grads, block.count)
                 if grad_gated is not None:
                     pulled = grad_gated + (
                         b * (size.last + 1) * size.heads * size.key * shape.itemsize
@@ -114,8 +132,10 @@ def _backward_columns(
                     add_gated_gradient(
                         shape.keys, size, block, near, pulled, group, spare, key_total
                     )
-            row_scale(shape.keys, grad_key + at * shape.keys.bytes, key_total, scale)
-            row_scale(shape.values, grad_value + at * shape.values.bytes, value_total, 1.0)
+            row_scale(shape.keys.wide, grad_key + to * shape.keys.wide.bytes, key_total, scale)
+            if value is not None:
+                target = grad_value + to * shape.values.wide.bytes
+                row_scale(shape.values.wide, target, value_total, 1.0)
 
 
 backward_columns = Kernel(_backward_columns)

@@ -12,12 +12,12 @@ from graphattn.kernels.cpu.block import (
     Block,
     finish,
     in_log_2,
+    row_edges,
+    row_of,
     score,
     score_features,
     stage,
-    stage_bias,
-    stage_features,
-    stage_gated,
+    stage_kept,
     stage_slots,
     stage_streams,
     stage_words,
@@ -25,33 +25,36 @@ from graphattn.kernels.cpu.block import (
 )
 from graphattn.kernels.cpu.compile import Kernel
 from graphattn.kernels.cpu.dots import dots_row, head_values
+from graphattn.kernels.cpu.edges import stage_bias, stage_features, stage_gated, stage_per_edge
 from graphattn.kernels.cpu.gradients import (
     add_gated_gradient,
     save_bias_gradient,
     save_feature_gradient,
     save_gate_gradient,
 )
-from graphattn.kernels.cpu.memory import keep, read_integer, row_scale, row_zero, scratch
+from graphattn.kernels.cpu.memory import as_wide, keep, row_scale, row_zero, scratch
 from graphattn.kernels.cpu.sums import weighted_sum, weighted_sum_shared
 from graphattn.kernels.cpu.tables import Ahead, Table
 from graphattn.kernels.cpu.vector import exp2, load, replace, store, store_heads, within
 
 
 def _backward_rows(
-    shape, size, first, last, indptr, indices, edges, query, key, value, out, lse, grad_out,
-    grad_lse, grad_query, stats, scale, clamp, bias, gate, grad_gated, edge_attr, edge_query,
-    edge_out, grad_edge_out, threshold, factor, streams,
-    grad_bias, grad_gate, grad_edge_attr, grad_edge_query,
+    shape, size, first, last, begins, ends, owners, indices, edges, query, key, value, out, lse,
+    grad_out, grad_lse, grad_scores, grad_query, stats, scale, clamp, bias, bias_index, gate,
+    grad_gated, edge_attr, edge_query, edge_out, grad_edge_out, mask, threshold, factor, streams,
+    grad_gate, grad_edge_attr, grad_edge_query, grad_bias,
 ):  # fmt: skip
-    """Rows ``first`` to ``last``."""
+    """Rows ``first`` to ``last``; without a value, the logit's gradient is ``grad_scores``."""
     columns, ids = scratch(shape.slot_bytes), scratch(shape.slot_bytes)
+    bits = scratch(shape.slot_bytes)
     slots, words = scratch(shape.slot_bytes), scratch(shape.slot_bytes)
     scores, pulls = scratch(shape.score_bytes), scratch(shape.score_bytes)
     slopes, biases = scratch(shape.score_bytes), scratch(shape.score_bytes)
     stream_one, stream_two = scratch(128), scratch(128)
-    total, feature_total = scratch(shape.keys.bytes), scratch(shape.features.bytes)
-    staged, spare = scratch(shape.keys.block_bytes), scratch(shape.keys.spare_bytes)
-    scaled, feature_spare = scratch(shape.keys.bytes), scratch(shape.shared.bytes)
+    total, feature_total = scratch(shape.keys.wide.bytes), scratch(shape.features.bytes)
+    staged, spare = scratch(shape.keys.wide.block_bytes), scratch(shape.keys.wide.spare_bytes)
+    scaled, feature_spare = scratch(shape.keys.wide.bytes), scratch(shape.shared.bytes)
+    widened, widened_pull = scratch(shape.keys.wide.bytes), scratch(shape.values.wide.bytes)
     staged_features = scratch(shape.shared.block_bytes)
     keys_jump, values_jump = size.groups * shape.keys.bytes, size.groups * shape.values.bytes
     ahead = Ahead(indices, size.last)
@@ -60,36 +63,48 @@ def _backward_rows(
         b, group = part // size.groups, part % size.groups
         tables = b * size.columns * size.groups + group
         keys = Table(key + tables * shape.keys.bytes, columns, keys_jump)
-        values = Table(value + tables * shape.values.bytes, columns, values_jump)
+        if value is not None:
+            values = Table(value + tables * shape.values.bytes, columns, values_jump)
         pulled = None
         if grad_gated is not None:
             pulled = grad_gated + b * (size.last + 1) * size.heads * size.key * shape.itemsize
         if threshold is not None:
             stage_streams(shape, size, b, group, streams, stream_one, stream_two)
         for i in range(first, last):
-            at = (b * size.rows + i) * size.groups + group
-            own, pull = query + at * shape.keys.bytes, grad_out + at * shape.values.bytes
+            at = (b * size.rows + row_of(owners, i)) * size.groups + group
+            to = (b * size.outputs + i) * size.groups + group
+            own = as_wide(shape.keys, query + at * shape.keys.bytes, widened)
+            pull_at = at * shape.values.bytes
             feature_at, head_at = at * shape.features.bytes, at * shape.head_bytes
-            begin, end = read_integer(indptr, i), read_integer(indptr, i + 1)
-            delta = dots_row(shape.values, pull, out + at * shape.values.bytes)
-            if grad_edge_out is not None:
-                pull_features = grad_edge_out + feature_at
-                delta = delta + dots_row(shape.features, pull_features, edge_out + feature_at)
-            if grad_lse is not None:
-                delta = delta - head_values(shape, grad_lse + head_at)
-            # A row without weight has lse -inf; +inf makes its recomputed weights 0, not NaN.
-            level = head_values(shape, lse + head_at) * (1.0 / unit_of_logits(bias))
-            level = replace(level, -math.inf, math.inf)
-            store_heads(shape, stats + 2 * head_at, level)
-            store_heads(shape, stats + 2 * head_at + shape.head_bytes, delta)
-            row_zero(shape.keys, total)
+            begin, end = row_edges(size, begins, ends, i)
+            if value is not None:
+                pull = as_wide(shape.values, grad_out + pull_at, widened_pull)
+                delta = dots_row(shape.values, pull, out + pull_at)
+                if grad_edge_out is not None:
+                    pull_features = grad_edge_out + feature_at
+                    delta = delta + dots_row(shape.features, pull_features, edge_out + feature_at)
+                if grad_lse is not None:
+                    delta = delta - head_values(shape, grad_lse + head_at)
+                # A row without weight has lse -inf; +inf makes its recomputed weights 0, not NaN.
+                level = head_values(shape, lse + head_at) * (1.0 / unit_of_logits(bias))
+                level = replace(level, -math.inf, math.inf)
+                if owners is None:
+                    store_heads(shape, stats + 2 * head_at, level)
+                    store_heads(shape, stats + 2 * head_at + shape.head_bytes, delta)
+            row_zero(shape.keys.wide, total)
             if grad_gate is not None:
-                row_scale(shape.keys, scaled, own, scale)
+                row_scale(shape.keys.wide, scaled, own, scale)
             if edge_attr is not None:
                 row_zero(shape.features, feature_total)
             for start in range(begin, end, shape.block):
                 block = Block(min(shape.block, end - start), start, columns, ids)
-                stage(shape, block, indices, edges)
+                if mask is None:
+                    stage(shape, block, indices, edges)
+                else:
+                    block = stage_kept(
+                        shape, size, block, indices, edges, mask, bits, b, group,
+                        grad_gated is not None,
+                    )  # fmt: skip
                 if gate is None:
                     near = keys
                     score(shape.keys, block, scores, own, near, ahead, scale)
@@ -98,7 +113,10 @@ def _backward_rows(
                         shape.keys, size, block, keys, gate, group, spare, slots, staged
                     )
                     score(shape.keys, block, scores, own, near, None, scale)
-                score(shape.values, block, pulls, pull, values, ahead, None)
+                if grad_scores is not None:
+                    stage_per_edge(shape, size, block, b, group, grad_scores, pulls)
+                if value is not None:
+                    score(shape.values, block, pulls, pull, values, ahead, None)
                 if edge_attr is not None:
                     features = stage_features(
                         shape.shared, size, block, edge_attr, slots, staged_features
@@ -107,26 +125,27 @@ def _backward_rows(
                     if grad_edge_out is not None:
                         score_features(shape, block, pulls, grad_edge_out + feature_at, features)
                 if bias is not None:
-                    stage_bias(shape, size, block, bias, group, biases)
+                    stage_bias(shape, size, block, bias, bias_index, group, biases)
                 if threshold is not None:
                     stage_words(block, words)
                 for p in range(0, block.count, shape.tree):
                     place = p * shape.head_bytes
-                    raw = load(shape, scores + place)
-                    logits = finish(shape, raw, clamp, bias, biases, p)
-                    chance = exp2(in_log_2(logits - level, bias))
-                    weight = chance
-                    if threshold is not None:
-                        weight = chance * keep(
-                            shape, words + 8 * p, stream_one, stream_two, threshold, factor
-                        )
-                    slope = weight * load(shape, pulls + place) - chance * delta
+                    raw, slope = load(shape, scores + place), load(shape, pulls + place)
+                    if value is not None:
+                        logits = finish(shape, raw, clamp, bias, biases, p, mask, bits)
+                        chance = exp2(in_log_2(logits - level, bias))
+                        weight = chance
+                        if threshold is not None:
+                            weight = chance * keep(
+                                shape, words + 8 * p, stream_one, stream_two, threshold, factor
+                            )
+                        slope = weight * slope - chance * delta
                     if grad_bias is not None:
                         store(slopes + place, slope)
                     if clamp is not None:
                         slope = within(raw, clamp, slope)
                     store(scores + place, slope)
-                    if grad_edge_attr is not None:
+                    if grad_edge_out is not None:
                         store(pulls + place, weight)
                 weighted_sum(shape.keys, total, scores, near, block.count)
                 if grad_gated is not None:
@@ -136,8 +155,10 @@ def _backward_rows(
                         shape.features, feature_total, scores, features, block.count
                     )
                 if grad_bias is not None:
-                    again = b > 0 or (group > 0 and size.bias_head == 0)
-                    save_bias_gradient(shape, size, block, group, again, slopes, grad_bias)
+                    again = b > 0 or (group > 0 and size.bias_head == 0) or bias_index is not None
+                    save_bias_gradient(
+                        shape, size, block, group, again, slopes, bias_index, grad_bias
+                    )
                 if grad_gate is not None:
                     save_gate_gradient(
                         shape.keys, size, block, keys, scaled, scores, pulled, group, b > 0,
@@ -149,9 +170,10 @@ def _backward_rows(
                         None if grad_edge_out is None else grad_edge_out + feature_at,
                         part > 0, feature_spare, grad_edge_attr,
                     )  # fmt: skip
-            row_scale(shape.keys, grad_query + at * shape.keys.bytes, total, scale)
+            row_scale(shape.keys.wide, grad_query + to * shape.keys.wide.bytes, total, scale)
             if grad_edge_query is not None:
-                row_scale(shape.features, grad_edge_query + feature_at, feature_total, 1.0)
+                target = grad_edge_query + to * shape.features.bytes
+                row_scale(shape.features, target, feature_total, 1.0)
 
 
 backward_rows = Kernel(_backward_rows)

@@ -1,7 +1,7 @@
 """What the three passes share: staging a block of neighbours and scoring it.
 
-An option that is ``None`` is pruned by Numba before typing: nothing of it is compiled. Edge
-tensors come as the caller made them, so rows whose width is not padded are copied to scratch.
+What depends on an option stands under ``if option is not None``: where it is ``None``, Numba
+prunes that before typing. (The other branch, of ``is None``, is always compiled.)
 """
 
 from typing import NamedTuple
@@ -11,15 +11,12 @@ from numba.core import types
 from graphattn.kernels.cpu.compile import helper
 from graphattn.kernels.cpu.dots import dots, dots_pair, dots_shared
 from graphattn.kernels.cpu.memory import (
-    read,
     read_index,
     read_integer,
-    row_multiply,
-    row_zero,
-    write,
+    surviving,
     write_integer,
 )
-from graphattn.kernels.cpu.tables import TABLE, Table, prefetch
+from graphattn.kernels.cpu.tables import prefetch
 from graphattn.kernels.cpu.vector import LN_2, LOG2_E, clip, load, store
 
 
@@ -27,13 +24,17 @@ class Sizes(NamedTuple):
     """Run-time sizes. ``rows`` own the edges of this pass, ``columns`` are gathered.
 
     ``heads``, ``key`` and ``feature`` are the unpadded widths of edge tensors; a bias lies at
-    ``edge * bias_edge + head * bias_head``; ``last`` is E - 1.
+    ``place * bias_edge + head * bias_head``, where the place is the edge, or what the edge looks
+    up; ``last`` is E - 1. Results have ``outputs`` rows: one per row, or one per part of a hub.
+    Rows of more than ``longest`` edges are left to their parts.
     """
 
     batch: int
     rows: int
     columns: int
     last: int
+    outputs: int
+    longest: int
     groups: int
     heads: int
     key: int
@@ -55,11 +56,39 @@ class Block(NamedTuple):
     ids: int
 
 
+BLOCK = types.NamedUniTuple(types.int64, 4, Block)
+
+
+@helper(types.UniTuple(types.int64, 2))
+def row_edges(size, begins, ends, i):
+    """First position and end of a row's edges; none for a hub that is left to its parts."""
+    begin, end = read_integer(begins, i), read_integer(ends, i)
+    if end - begin > size.longest:
+        return begin, begin
+    return begin, end
+
+
+@helper(types.int64)
+def row_of(owners, i):
+    """The row that output ``i`` belongs to."""
+    if owners is not None:
+        return read_integer(owners, i)
+    return i
+
+
 @helper(types.void)
 def stage_slots(shape, slots):
     """0, 1, 2, ...: the index of tables that hold one row per neighbour of a block."""
     for p in range(shape.block):
         write_integer(slots, p, p)
+
+
+@helper(types.void)
+def repeat_last(shape, block):
+    """Fill the slots of a tree's remaining neighbours."""
+    for p in range(block.count, block.count + shape.tree - 1):
+        write_integer(block.columns, p, read_integer(block.columns, block.count - 1))
+        write_integer(block.ids, p, read_integer(block.ids, block.count - 1))
 
 
 @helper(types.void)
@@ -71,9 +100,29 @@ def stage(shape, block, indices, edges):
             write_integer(block.ids, p, block.start + p)
         else:
             write_integer(block.ids, p, read_index(shape.edge_bits, edges, block.start + p))
-    for p in range(block.count, block.count + shape.tree - 1):
-        write_integer(block.columns, p, read_integer(block.columns, block.count - 1))
-        write_integer(block.ids, p, read_integer(block.ids, block.count - 1))
+    repeat_last(shape, block)
+
+
+@helper(BLOCK)
+def stage_kept(shape, size, block, indices, edges, mask, bits, b, group, everything):
+    """As ``stage``, and the mask's bits; edges without any are left out unless ``everything``."""
+    words = (size.heads + 31) // 32
+    head = group * shape.heads
+    base = b * (size.last + 1) * words + head // 32
+    stage(shape, block, indices, edges)
+    count = 0
+    for p in range(block.count):
+        edge = read_integer(block.ids, p)
+        word = read_index(32, mask, base + edge * words) >> (head % 32)
+        if everything or word & ((1 << shape.heads) - 1) != 0:
+            write_integer(block.columns, count, read_integer(block.columns, p))
+            write_integer(block.ids, count, edge)
+            write_integer(bits, count, word)
+            count += 1
+    kept = Block(count, block.start, block.columns, block.ids)
+    if count > 0:
+        repeat_last(shape, kept)
+    return kept
 
 
 @helper(types.void)
@@ -106,14 +155,25 @@ def score_feature_pairs(shape, block, scores, owners, table):
 
 
 @helper(lambda shape, raw, *rest: raw)
-def finish(shape, raw, clamp, bias, biases, p):
-    """Logits from raw scores: clamp, bias. Their unit is log 2 unless there is a bias."""
+def limit(shape, raw, clamp, bias, biases, p):
+    """Logits from raw scores: clamp, bias."""
     found = raw
     if clamp is not None:
         found = clip(found, clamp)
     if bias is not None:
-        return found + load(shape, biases + p * shape.head_bytes)
-    return found * LOG2_E
+        found = found + load(shape, biases + p * shape.head_bytes)
+    return found
+
+
+@helper(lambda shape, raw, *rest: raw)
+def finish(shape, raw, clamp, bias, biases, p, mask, bits):
+    """As ``limit``, without masked edges. The unit is log 2 unless there is a bias."""
+    found = limit(shape, raw, clamp, bias, biases, p)
+    if bias is None:
+        found = found * LOG2_E
+    if mask is not None:
+        found = surviving(shape, found, bits + 8 * p)
+    return found
 
 
 @helper(lambda gap, bias: gap)
@@ -137,17 +197,6 @@ def unit_of_logits(bias):
 
 
 @helper(types.void)
-def stage_bias(shape, size, block, bias, group, biases):
-    """Biases of a block, neighbour-major; 0 for heads that only pad."""
-    for p in range(block.count):
-        place = read_integer(block.ids, p) * size.bias_edge
-        for h in range(shape.heads):
-            head = group * shape.heads + h
-            found = read(shape, bias, place + head * size.bias_head) if head < size.heads else 0.0
-            write(shape, biases, p * shape.heads + h, found)
-
-
-@helper(types.void)
 def stage_words(block, words):
     """Edge ids folded to the 32 bits that the dropout hash starts from."""
     for p in range(block.count):
@@ -163,70 +212,3 @@ def stage_streams(shape, size, b, group, streams, first, second):
         place = 2 * (b * size.heads + head)
         write_integer(first, h, read_integer(streams, place))
         write_integer(second, h, read_integer(streams, place + 1))
-
-
-@helper(types.boolean)
-def is_padded(row, heads, width):
-    """Whether rows of an edge tensor differ from the rows that the vectors read."""
-    return width != row.width or heads % row.heads != 0
-
-
-@helper(types.int64)
-def edge_row(row, heads, width, base, edge, group):
-    """Address of one edge's row of this head group in a tensor [E, heads, width]."""
-    return base + (edge * heads + group * row.heads) * width * row.shape.itemsize
-
-
-@helper(types.void)
-def _copy_in(row, heads, width, source, spare):
-    row_zero(row, spare)
-    for h in range(heads):
-        for c in range(width):
-            write(row.shape, spare, h * row.width + c, read(row.shape, source, h * width + c))
-
-
-@helper(types.void)
-def _copy_out(row, heads, width, spare, target):
-    for h in range(heads):
-        for c in range(width):
-            write(row.shape, target, h * width + c, read(row.shape, spare, h * row.width + c))
-
-
-@helper(types.int64)
-def load_edge_row(row, heads, width, base, edge, group, spare):
-    """An edge's row as the vectors read it: in place, or copied to ``spare``."""
-    source = edge_row(row, heads, width, base, edge, group)
-    if not is_padded(row, heads, width):
-        return source
-    _copy_in(row, min(row.heads, heads - group * row.heads), width, source, spare)
-    return spare
-
-
-@helper(types.void)
-def save_edge_row(row, heads, width, base, edge, group, spare):
-    """Write ``spare`` back to an edge's row where ``load_edge_row`` had to copy it."""
-    if is_padded(row, heads, width):
-        target = edge_row(row, heads, width, base, edge, group)
-        _copy_out(row, min(row.heads, heads - group * row.heads), width, spare, target)
-
-
-@helper(TABLE)
-def stage_gated(row, size, block, table, gate, group, spare, slots, rows):
-    """Table of each neighbour's row times the gate of its edge."""
-    for p in range(block.count):
-        edge = read_integer(block.ids, p)
-        factor = load_edge_row(row, size.heads, size.key, gate, edge, group, spare)
-        source = table.base + read_integer(table.index, p) * table.stride
-        row_multiply(row, rows + p * row.bytes, source, factor)
-    return Table(rows, slots, row.bytes)
-
-
-@helper(TABLE)
-def stage_features(row, size, block, edge_attr, slots, rows):
-    """Table of a block's edge features, copied only where they need padding."""
-    if not is_padded(row, 1, size.feature):
-        return Table(edge_attr, block.ids, row.bytes)
-    for p in range(block.count):
-        edge, to = read_integer(block.ids, p), rows + p * row.bytes
-        load_edge_row(row, 1, size.feature, edge_attr, edge, 0, to)
-    return Table(rows, slots, row.bytes)

@@ -83,11 +83,11 @@ def _ordered_tree(e: Emitter, leaves: list[Callable[[], Value]], width: int) -> 
 
 
 def _products(e: Emitter, row: Row, a: Value, a_head: int, b: Value, b_head: int) -> Value:
-    """Lane-wise products of one head of two rows, summed down to half a vector."""
+    """Lane-wise products of one head of a wide row and a stored one, down to half a vector."""
     part, total = e.lanes // 2, None
     for start in range(0, max(row.width, part), part):
         x = e.load(a, (a_head * row.width + start) * e.itemsize, part)
-        y = e.load(b, (b_head * row.width + start) * e.itemsize, part)
+        y = e.load_stored(row.storage, b, b_head * row.width + start, part)
         total = e.builder.fmul(x, y) if total is None else e.fma(x, y, total)
     return total
 

@@ -50,6 +50,19 @@ class Emitter:
         """Write a vector, any alignment."""
         self.builder.store(vector, self.address(base, offset), align=self.itemsize)
 
+    def load_stored(self, storage: str, base: Value, number: int, lanes: int) -> Value:
+        """``lanes`` numbers from the ``number``-th on, widened from how they are stored."""
+        if not storage:
+            return self.load(base, number * self.itemsize, lanes)
+        b, wide = self.builder, ir.VectorType(self.scalar, lanes)
+        kind = ir.VectorType(ir.HalfType() if storage == "f16" else ir.IntType(16), lanes)
+        raw = b.load(self.address(base, 2 * number), align=2, typ=kind)
+        if storage == "f16":
+            return b.fpext(raw, wide)
+        # bfloat16 is the upper half of a float32.
+        whole = ir.VectorType(I32, lanes)
+        return b.bitcast(b.shl(b.zext(raw, whole), ir.Constant(whole, [16] * lanes)), wide)
+
     def load_integer(self, base: Value, offset: int, bits: int = 64) -> Value:
         """An integer from memory, extended to 64 bits."""
         kind = ir.IntType(bits)

@@ -6,24 +6,32 @@ from numba.core import types
 
 from graphattn.kernels.cpu.block import (
     Block,
-    edge_row,
     finish,
     in_log_2,
-    is_padded,
-    save_edge_row,
+    limit,
+    row_edges,
+    row_of,
     score,
     score_features,
     stage,
-    stage_bias,
-    stage_features,
-    stage_gated,
+    stage_kept,
     stage_slots,
     stage_streams,
     stage_words,
     unit_of_logits,
 )
 from graphattn.kernels.cpu.compile import Kernel, helper
+from graphattn.kernels.cpu.edges import (
+    edge_row,
+    is_padded,
+    save_edge_row,
+    save_per_edge,
+    stage_bias,
+    stage_features,
+    stage_gated,
+)
 from graphattn.kernels.cpu.memory import (
+    as_wide,
     keep,
     read,
     read_integer,
@@ -74,16 +82,19 @@ def save_lse(shape, top, unit, mass, spare, lse):
 
 
 def _forward(
-    shape, size, first, last, indptr, indices, edges, query, key, value, out, lse, scale,
-    clamp, bias, gate, gated, edge_attr, edge_query, edge_out, threshold, factor, streams,
+    shape, size, first, last, begins, ends, owners, indices, edges, query, key, value, out, lse,
+    logits_out, scale, clamp, bias, bias_index, gate, gated, edge_attr, edge_query, edge_out, mask,
+    threshold, factor, streams,
 ):  # fmt: skip
     """Rows ``first`` to ``last``: logits of a block, running max, weights, weighted sums."""
     columns, ids = scratch(shape.slot_bytes), scratch(shape.slot_bytes)
+    bits = scratch(shape.slot_bytes)
     slots, words = scratch(shape.slot_bytes), scratch(shape.slot_bytes)
     scores, biases = scratch(shape.score_bytes), scratch(shape.score_bytes)
     per_head, stream_one, stream_two = scratch(128), scratch(128), scratch(128)
-    total, feature_total = scratch(shape.values.bytes), scratch(shape.features.bytes)
-    staged, spare = scratch(shape.keys.block_bytes), scratch(shape.keys.spare_bytes)
+    total, feature_total = scratch(shape.values.wide.bytes), scratch(shape.features.bytes)
+    staged, spare = scratch(shape.keys.wide.block_bytes), scratch(shape.keys.wide.spare_bytes)
+    widened = scratch(shape.keys.wide.bytes)
     staged_features = scratch(shape.shared.block_bytes)
     keys_jump, values_jump = size.groups * shape.keys.bytes, size.groups * shape.values.bytes
     ahead = Ahead(indices, size.last)
@@ -93,21 +104,29 @@ def _forward(
         b, group = part // size.groups, part % size.groups
         tables = b * size.columns * size.groups + group
         keys = Table(key + tables * shape.keys.bytes, columns, keys_jump)
-        values = Table(value + tables * shape.values.bytes, columns, values_jump)
+        if value is not None:
+            values = Table(value + tables * shape.values.bytes, columns, values_jump)
         edge_jump = b * (size.last + 1) * size.heads * size.key * shape.itemsize
         if threshold is not None:
             stage_streams(shape, size, b, group, streams, stream_one, stream_two)
         for i in range(first, last):
-            at = (b * size.rows + i) * size.groups + group
-            own, feature_at = query + at * shape.keys.bytes, at * shape.features.bytes
-            begin, end = read_integer(indptr, i), read_integer(indptr, i + 1)
+            at = (b * size.outputs + i) * size.groups + group
+            own_at = (b * size.rows + row_of(owners, i)) * size.groups + group
+            own = as_wide(shape.keys, query + own_at * shape.keys.bytes, widened)
+            feature_at = at * shape.features.bytes
+            begin, end = row_edges(size, begins, ends, i)
             top, mass = splat(shape, lowest), splat(shape, 0.0)
-            row_zero(shape.values, total)
+            row_zero(shape.values.wide, total)
             if edge_attr is not None:
                 row_zero(shape.features, feature_total)
             for start in range(begin, end, shape.block):
                 block = Block(min(shape.block, end - start), start, columns, ids)
-                stage(shape, block, indices, edges)
+                if mask is None:
+                    stage(shape, block, indices, edges)
+                else:
+                    block = stage_kept(
+                        shape, size, block, indices, edges, mask, bits, b, group, gated is not None
+                    )
                 if gate is None:
                     near = keys
                     score(shape.keys, block, scores, own, near, ahead, scale)
@@ -123,47 +142,60 @@ def _forward(
                     features = stage_features(
                         shape.shared, size, block, edge_attr, slots, staged_features
                     )
-                    score_features(shape, block, scores, edge_query + feature_at, features)
-                if bias is not None:
-                    stage_bias(shape, size, block, bias, group, biases)
-                before = top
-                for p in range(0, block.count, shape.tree):
-                    place = scores + p * shape.head_bytes
-                    logits = finish(shape, load(shape, place), clamp, bias, biases, p)
-                    logits = head_of_lanes(logits, (block.count - p) * shape.heads, -math.inf)
-                    store(place, logits)
-                    top = max(top, logits)
-                top = fold_max(shape, top)
-                if start > begin:
-                    shrink = exp2(in_log_2(before - top, bias))
-                    mass = mass * shrink
-                    store(per_head, shrink)
-                    row_weigh(shape.values, total, total, per_head)
-                    if edge_attr is not None:
-                        row_weigh(shape.features, feature_total, feature_total, per_head)
-                if threshold is not None:
-                    stage_words(block, words)
-                for p in range(0, block.count, shape.tree):
-                    place = scores + p * shape.head_bytes
-                    weights = exp2(in_log_2(load(shape, place) - top, bias))
-                    mass = mass + weights
-                    if threshold is not None:
-                        weights = weights * keep(
-                            shape, words + 8 * p, stream_one, stream_two, threshold, factor
-                        )
-                    store(place, weights)
-                weighted_sum_ahead(shape.values, total, scores, values, block.count, ahead, start)
-                if edge_attr is not None:
-                    weighted_sum_shared(
-                        shape.features, feature_total, scores, features, block.count
+                    score_features(
+                        shape, block, scores, edge_query + own_at * shape.features.bytes, features
                     )
-            mass = fold_sum(shape, mass)
-            unit = unit_of_logits(bias)
-            save_lse(shape, top, unit, mass, per_head, lse + at * shape.head_bytes)
-            store(per_head, replace(1.0 / mass, math.inf, 0.0))
-            row_weigh(shape.values, out + at * shape.values.bytes, total, per_head)
-            if edge_attr is not None:
-                row_weigh(shape.features, edge_out + feature_at, feature_total, per_head)
+                if bias is not None:
+                    stage_bias(shape, size, block, bias, bias_index, group, biases)
+                if logits_out is not None:
+                    for p in range(0, block.count, shape.tree):
+                        place = scores + p * shape.head_bytes
+                        store(place, limit(shape, load(shape, place), clamp, bias, biases, p))
+                    save_per_edge(shape, size, block, b, group, scores, logits_out)
+                if value is not None:
+                    before = top
+                    for p in range(0, block.count, shape.tree):
+                        place = scores + p * shape.head_bytes
+                        logits = finish(
+                            shape, load(shape, place), clamp, bias, biases, p, mask, bits
+                        )
+                        logits = head_of_lanes(logits, (block.count - p) * shape.heads, -math.inf)
+                        store(place, logits)
+                        top = max(top, logits)
+                    top = fold_max(shape, top)
+                    if start > begin:
+                        shrink = exp2(in_log_2(before - top, bias))
+                        mass = mass * shrink
+                        store(per_head, shrink)
+                        row_weigh(shape.values.wide, total, total, per_head)
+                        if edge_attr is not None:
+                            row_weigh(shape.features, feature_total, feature_total, per_head)
+                    if threshold is not None:
+                        stage_words(block, words)
+                    for p in range(0, block.count, shape.tree):
+                        place = scores + p * shape.head_bytes
+                        weights = exp2(in_log_2(load(shape, place) - top, bias))
+                        mass = mass + weights
+                        if threshold is not None:
+                            weights = weights * keep(
+                                shape, words + 8 * p, stream_one, stream_two, threshold, factor
+                            )
+                        store(place, weights)
+                    weighted_sum_ahead(
+                        shape.values, total, scores, values, block.count, ahead, start
+                    )
+                    if edge_attr is not None:
+                        weighted_sum_shared(
+                            shape.features, feature_total, scores, features, block.count
+                        )
+            if value is not None:
+                mass = fold_sum(shape, mass)
+                unit = unit_of_logits(bias)
+                save_lse(shape, top, unit, mass, per_head, lse + at * shape.head_bytes)
+                store(per_head, replace(1.0 / mass, math.inf, 0.0))
+                row_weigh(shape.values.wide, out + at * shape.values.wide.bytes, total, per_head)
+                if edge_attr is not None:
+                    row_weigh(shape.features, edge_out + feature_at, feature_total, per_head)
 
 
 forward = Kernel(_forward)

@@ -2,8 +2,14 @@
 
 from numba.core import types
 
-from graphattn.kernels.cpu.block import edge_row, is_padded, load_edge_row, save_edge_row
 from graphattn.kernels.cpu.compile import helper
+from graphattn.kernels.cpu.edges import (
+    bias_place,
+    edge_row,
+    is_padded,
+    load_edge_row,
+    save_edge_row,
+)
 from graphattn.kernels.cpu.memory import (
     mix_heads,
     read,
@@ -18,11 +24,11 @@ from graphattn.kernels.cpu.memory import (
 
 
 @helper(types.void)
-def save_bias_gradient(shape, size, block, group, again, slopes, grad_bias):
+def save_bias_gradient(shape, size, block, group, again, slopes, bias_index, grad_bias):
     """grad_bias[e(, h)] = (sum over heads of) slopes[p, h]; added when ``again``."""
     heads = min(shape.heads, size.heads - group * shape.heads)
     for p in range(block.count):
-        place = read_integer(block.ids, p) * size.bias_edge + group * shape.heads * size.bias_head
+        place = bias_place(size, block, p, bias_index) + group * shape.heads * size.bias_head
         for h in range(heads):
             found = read(shape, slopes, p * shape.heads + h)
             if again or (size.bias_head == 0 and h > 0):

@@ -4,14 +4,16 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
+from llvmlite.binding import get_host_cpu_features, get_process_triple
 from torch import Tensor
 from torch.nn.functional import pad
 
 from graphattn.kernels.cpu.block import Sizes
 from graphattn.kernels.cpu.compile import Kernel
 from graphattn.kernels.cpu.shape import Shape, head_groups, padded_width
-from graphattn.kernels.cpu.threads import run_chunks
-from graphattn.kernels.layout import Layout
+from graphattn.kernels.cpu.shares import Share
+from graphattn.kernels.cpu.threads import run_chunks, run_pieces, threads_for
+from graphattn.kernels.score import Score
 
 Argument = int | float | None
 make_shape = cache(Shape)
@@ -34,23 +36,24 @@ def cut(tensor: Tensor, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Launch:
-    """One call's inputs as the kernels read them: padded, contiguous, in the compute dtype."""
+    """One call's inputs as the kernels read them: padded and contiguous.
+
+    Node tensors are in ``stored``, all others in ``dtype``, which is computed with.
+    """
 
     shape: Shape
     heads: int
     dtype: torch.dtype
+    stored: torch.dtype
     query: Tensor
     key: Tensor
-    value: Tensor
-    edge: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
-    terms: tuple[Argument, ...]
-    dropout: tuple[Argument, ...]
-    streams: Tensor | None
+    value: Tensor | None
+    score: Score
     widths: tuple[int, int, int]
 
-    def padded(self, tensor: Tensor, width: int) -> Tensor:
+    def padded(self, tensor: Tensor, width: int, dtype: torch.dtype | None = None) -> Tensor:
         """[B, N, H, D] with zeros up to the padded heads and ``width``."""
-        tensor = tensor.to(self.dtype)
+        tensor = tensor.to(dtype or self.dtype)
         if tensor.shape[2] != self.heads or tensor.shape[3] != width:
             tensor = pad(tensor, (0, width - tensor.shape[3], 0, self.heads - tensor.shape[2]))
         return tensor.contiguous()
@@ -66,93 +69,158 @@ class Launch:
 
     def empty(self, nodes: int, width: int) -> Tensor:
         """Uninitialised [B, nodes, H', width]."""
-        return self.query.new_empty((self.query.shape[0], nodes, self.heads, width))
+        shape = self.query.shape[0], nodes, self.heads, width
+        return self.query.new_empty(shape, dtype=self.dtype)
 
-    def sizes(self, rows: int, columns: int, edges: int) -> Sizes:
-        """Run-time sizes of a pass whose ``rows`` own the edges."""
+    @property
+    def edge(self) -> tuple[Tensor | None, ...]:
+        """The tensors of the score that can have a gradient."""
+        score = self.score
+        return score.bias, score.gate, score.edge_attr, score.edge_query
+
+    @property
+    def terms(self) -> tuple[Argument, ...]:
+        """Scale and clamp."""
+        return self.score.scale, self.score.clamp
+
+    @property
+    def biases(self) -> tuple[Argument, ...]:
+        """Bias, and the table's index."""
+        return address(self.score.bias), address(self.score.bias_index)
+
+    @property
+    def dropout(self) -> tuple[Argument, ...]:
+        """Hash threshold, factor of a kept weight, address of the streams."""
+        dropout_p, streams = self.score.dropout_p, self.score.streams
+        if dropout_p == 0.0 or streams is None:
+            return None, None, None
+        threshold = min(int(dropout_p * 2**32), 2**32 - 1)
+        return threshold, 1.0 / (1.0 - dropout_p) if dropout_p < 1.0 else 0.0, streams.data_ptr()
+
+    def sizes(self, share: Share, columns: int) -> Sizes:
+        """Run-time sizes of a pass over a share, whose rows own the edges."""
         heads, key, feature = self.widths
-        per_head = self.edge[0] is not None and self.edge[0].dim() == 2
+        bias, table = self.score.bias, self.score.bias_index is not None
+        per_head = bias is not None and bias.dim() == 2 and not table
         return Sizes(
             batch=self.query.shape[0],
-            rows=rows,
+            rows=share.rows,
             columns=columns,
-            last=edges - 1,
+            last=share.edges - 1,
+            outputs=share.outputs,
+            longest=share.longest,
             groups=self.heads // self.shape.heads,
             heads=heads,
             key=key,
             feature=feature,
             bias_edge=heads if per_head else 1,
-            bias_head=1 if per_head else 0,
+            bias_head=bias.shape[1] if bias is not None and table else int(per_head),
         )
 
-    def run(self, kernel: Kernel, layout: Layout, columns: int, *arguments: Argument) -> None:
-        """Run a kernel over all rows of a layout, which gather from ``columns`` nodes."""
-        ids = layout.edges.data_ptr() if layout.edges.shape[0] else None
-        bits = (8 * tensor.element_size() for tensor in (layout.indices, layout.edges))
-        shape = _with_bits(self.shape, *bits)
-        edges = layout.indices.shape[0]
-        size = self.sizes(layout.indptr.shape[0] - 1, columns, edges)
-        graph = (layout.indptr.data_ptr(), layout.indices.data_ptr(), ids)
-        entry = kernel.compiled((shape, size, 0, 0, *graph, *arguments))
+    def run(
+        self,
+        kernel: Kernel,
+        share: Share,
+        columns: int,
+        *arguments: Argument,
+        tables: Tensor | None = None,
+    ) -> None:
+        """Run a kernel over a share of a layout, whose rows gather from ``columns`` nodes.
 
-        def call(first: int, last: int) -> None:
-            entry(shape, size, first, last, *graph, *arguments)
+        ``tables`` [P, ...]: the share is cut into P pieces whatever the number of threads, and the
+        kernel's last argument is the piece's own table.
+        """
+        shape = _with_bits(self.shape, *share.bits)
+        size = self.sizes(share, columns)
+        fixed = (*share.addresses, *arguments)
+        work = size.batch * share.edges * self.heads * (shape.key + shape.value)
+        if tables is None:
+            entry = kernel.compiled((shape, size, 0, 0, *fixed))
 
-        work = size.batch * edges * self.heads * (shape.key + shape.value)
-        run_chunks(call, layout.plan[0], work)
+            def call(first: int, last: int) -> None:
+                entry(shape, size, first, last, *fixed)
+
+            run_chunks(call, share.bounds, work)
+            return
+        entry = kernel.compiled((shape, size, 0, 0, *fixed, 0))
+
+        def call_piece(number: int, first: int, last: int) -> None:
+            entry(shape, size, first, last, *fixed, tables[number].data_ptr())
+
+        run_pieces(call_piece, share.pieces(len(tables)), threads_for(work))
+
+
+def storage_of(dtype: torch.dtype, score: Score, products: bool) -> tuple[str, torch.dtype]:
+    """How node tensors of a dtype are read: the kernels' name for it, and their dtype.
+
+    Gates, edge features and returned products make rows of float32 on their way; with them, half
+    precision is widened beforehand, as is float16 where the machine cannot do it.
+    """
+    plain = score.gate is None and score.edge_attr is None and not products
+    if dtype == torch.bfloat16 and plain:
+        return "bf16", dtype
+    if dtype == torch.float16 and plain and widens_float16():
+        return "f16", dtype
+    return "", torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@cache
+def widens_float16() -> bool:
+    """Whether the processor has instructions for float16."""
+    machine = get_process_triple().split("-")[0]
+    return machine in ("aarch64", "arm64") or bool(get_host_cpu_features().get("f16c"))
 
 
 def prepare(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    block: int,
-    *,
-    scale: float,
-    clamp: float | None,
-    bias: Tensor | None,
-    gate: Tensor | None,
-    edge_attr: Tensor | None,
-    edge_query: Tensor | None,
-    dropout_p: float,
-    streams: Tensor | None,
+    query: Tensor, key: Tensor, value: Tensor | None, block: int, score: Score, products: bool
 ) -> Launch:
-    """Choose the compile-time shape and bring the inputs into its form."""
+    """Choose the compile-time shape and bring the inputs into its form.
+
+    ``products``: whether the gated products are returned, or have a gradient.
+    """
     double = query.dtype == torch.float64
     dtype = torch.float64 if double else torch.float32
-    widths = padded_width(query.shape[3], double), padded_width(value.shape[3], double)
-    width = 0 if edge_attr is None else edge_attr.shape[1]
-    feature = -(-width // 8) * 8
-    heads, group = head_groups(query.shape[2], *widths, feature, double)
-    streams = None if streams is None else streams.contiguous()
-    plain = tuple(t if t is None else t.to(dtype).contiguous() for t in (bias, gate, edge_attr))
+    storage, stored = storage_of(query.dtype, score, products)
+    width, edge_attr = query.shape[3], score.edge_attr
+    widths = [padded_width(w, double) for w in (width, width if value is None else value.shape[3])]
+    features = 0 if edge_attr is None else edge_attr.shape[1]
+    feature = -(-features // 8) * 8
+    heads, group = head_groups(query.shape[2], widths[0], widths[1], feature, double)
     launch = Launch(
-        shape=make_shape(double, group, *widths, feature, 64, 64, block),
+        shape=make_shape(double, group, *widths, feature, 64, 64, block, storage),
         heads=heads,
         dtype=dtype,
+        stored=stored,
         query=query,
         key=key,
         value=value,
-        edge=(*plain, edge_query),
-        terms=(float(scale), None if clamp is None else float(clamp)),
-        dropout=_dropout(dropout_p, streams),
-        streams=streams,
-        widths=(query.shape[2], query.shape[3], width),
+        score=score,
+        widths=(query.shape[2], width, features),
     )
-    if edge_query is not None:
-        edge_query = launch.padded(edge_query, feature)
     return replace(
         launch,
-        query=launch.padded(query, widths[0]),
-        key=launch.padded(key, widths[0]),
-        value=launch.padded(value, widths[1]),
-        edge=(*plain, edge_query),
+        query=launch.padded(query, widths[0], stored),
+        key=launch.padded(key, widths[0], stored),
+        value=None if value is None else launch.padded(value, widths[1], stored),
+        score=_plain_score(launch, score, feature),
     )
 
 
-def _dropout(dropout_p: float, streams: Tensor | None) -> tuple[Argument, ...]:
-    """Hash threshold, factor of a kept weight, address of the streams."""
-    if dropout_p == 0.0 or streams is None:
-        return None, None, None
-    threshold = min(int(dropout_p * 2**32), 2**32 - 1)
-    return threshold, 1.0 / (1.0 - dropout_p) if dropout_p < 1.0 else 0.0, streams.data_ptr()
+def _plain_score(launch: Launch, score: Score, feature: int) -> Score:
+    """The score with contiguous tensors in the dtypes that the kernels read."""
+
+    def plain(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        return None if tensor is None else tensor.to(dtype).contiguous()
+
+    own = score.edge_query
+    return score._replace(
+        scale=float(score.scale),
+        clamp=None if score.clamp is None else float(score.clamp),
+        bias=plain(score.bias, launch.dtype),
+        bias_index=plain(score.bias_index, torch.int64),
+        gate=plain(score.gate, launch.dtype),
+        edge_attr=plain(score.edge_attr, launch.dtype),
+        edge_query=None if own is None else launch.padded(own, feature),
+        mask=plain(score.mask, torch.int32),
+        streams=plain(score.streams, torch.int64),
+    )

@@ -1,5 +1,6 @@
-"""Memory: scratch, scalars, whole rows; and the dropout hash."""
+"""Memory: scratch, scalars, whole rows; the dropout hash, and the bits of a mask."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -165,6 +166,23 @@ row_add_weighed = _row_intrinsic(
 
 
 @intrinsic
+def as_wide(typingctx: Any, row: ConstantType, address: types.Type, spare: types.Type) -> Any:
+    """Address of a stored row's numbers to compute with: its own, or ``spare``, widened."""
+    kind = row.constant
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Value:
+        if not kind.storage:
+            return args[1]
+        e = Emitter(builder, kind.shape.double)
+        for offset, lanes in pieces(kind, e.lanes):
+            found = e.load_stored(kind.storage, args[1], offset // e.itemsize, lanes)
+            e.store(found, args[2], offset)
+        return args[2]
+
+    return _ADDRESS(row, _ADDRESS, _ADDRESS), codegen
+
+
+@intrinsic
 def mix_heads(
     typingctx: Any, row: ConstantType, total: types.Type, source: types.Type, weights: types.Type
 ) -> Any:
@@ -218,6 +236,21 @@ def keep(
 
     number = _scalar(shape)
     return result(shape, *[_ADDRESS] * 3, types.int64, number), codegen
+
+
+@intrinsic
+def surviving(typingctx: Any, shape: ConstantType, vector: VectorType, bits: types.Type) -> Any:
+    """Scores whose bit is set, and -inf: head h of a neighbour has bit h of its int64 slot."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Value:
+        e, heads = Emitter(builder, vector.double), shape.constant.heads
+        lanes = [lane // heads for lane in range(e.lanes)]
+        words = _words(e, args[2], shape.constant.tree, lanes)
+        chosen = ir.Constant(words.type, [1 << (lane % heads) for lane in range(e.lanes)])
+        unset = builder.icmp_signed("==", builder.and_(words, chosen), words.type(None))
+        return builder.select(unset, e.constant(-math.inf, e.lanes), args[1])
+
+    return vector(shape, vector, _ADDRESS), codegen
 
 
 def _words(e: Emitter, address: Value, count: int, lanes: list[int]) -> Value:

@@ -6,7 +6,7 @@ it. The type also carries a hash of this folder: editing any helper invalidates 
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ class Shape:
     ``heads`` heads (a power of two, at most ``lanes``) are handled together; ``key``, ``value``
     and ``feature`` are padded widths per head; ``block`` neighbours are scored before any is
     summed. Scores of a block are neighbour-major: lane ``l`` belongs to head ``l % heads``.
+    ``storage`` is how query, key, value and their like lie in memory: "bf16", "f16", or "" for
+    the dtype that is computed with.
     """
 
     double: bool
@@ -46,10 +48,11 @@ class Shape:
     index_bits: int
     edge_bits: int
     block: int
+    storage: str = ""
 
     @property
     def itemsize(self) -> int:
-        """Bytes of one number."""
+        """Bytes of one number as it is computed with."""
         return 8 if self.double else 4
 
     @property
@@ -79,13 +82,13 @@ class Shape:
 
     @property
     def keys(self) -> "Row":
-        """Rows of query, key and gate."""
-        return Row(self, self.key, self.heads)
+        """Rows of query and key."""
+        return Row(self, self.key, self.heads, self.storage)
 
     @property
     def values(self) -> "Row":
-        """Rows of value and output."""
-        return Row(self, self.value, self.heads)
+        """Rows of value, output and its gradient."""
+        return Row(self, self.value, self.heads, self.storage)
 
     @property
     def features(self) -> "Row":
@@ -105,16 +108,27 @@ class Shape:
 
 @dataclass(frozen=True)
 class Row:
-    """A contiguous row of ``heads`` x ``width`` numbers."""
+    """A contiguous row of ``heads`` x ``width`` numbers; ``storage`` as in :class:`Shape`."""
 
     shape: Shape
     width: int
     heads: int
+    storage: str = ""
+
+    @property
+    def wide(self) -> "Row":
+        """The same row in the dtype that is computed with."""
+        return replace(self, storage="")
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one number in memory."""
+        return 2 if self.storage else self.shape.itemsize
 
     @property
     def bytes(self) -> int:
         """Bytes of the row."""
-        return self.heads * self.width * self.shape.itemsize
+        return self.heads * self.width * self.itemsize
 
     @property
     def spare_bytes(self) -> int:

@@ -65,7 +65,7 @@ class _Sum:
             for start, held in zip(starts, sums, strict=True):
                 weight = head_weights(e, self.out, weights, start, lanes)
                 place = start % self.out.width if self.shared else start
-                found = e.load(source, place * e.itemsize, lanes)
+                found = e.load_stored(self.out.storage, source, place, lanes)
                 b.store(e.fma(weight, found, b.load(held, typ=zero.type)), held)
         for start, held in zip(starts, sums, strict=True):
             before = e.load(self.total, start * e.itemsize, lanes)
@@ -116,7 +116,8 @@ def weighted_sum_ahead(
 
         def row_at(p: Value, first: int, end: int) -> Value:
             later = row_ahead(e, row.constant.shape, table, ahead, builder.add(start, p))
-            prefetch_bytes(e, later, first * e.itemsize, end * e.itemsize)
+            size = row.constant.itemsize
+            prefetch_bytes(e, later, first * size, end * size)
             return table_rows(e, table, p, 1)[0]
 
         _Sum(e, row.constant, False, total, weights, count, row_at).emit()

@@ -27,26 +27,35 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     return _pools[name]
 
 
-def run_chunks(call: Callable[[int, int], None], chunks: torch.Tensor, work: float) -> None:
-    """Call ``call(first, last)`` until all rows are done, on ``torch.get_num_threads()`` threads.
+def threads_for(work: float) -> int:
+    """Threads that pay for about ``work`` multiply-adds: torch's number, or the caller's alone."""
+    return 1 if work < INLINE_WORK else torch.get_num_threads()
 
-    ``chunks`` [C + 1] holds row bounds of about equal edge count; ``work`` estimates the
-    multiply-adds and keeps small calls on the calling thread.
+
+def run_chunks(call: Callable[[int, int], None], bounds: list[int], work: float) -> None:
+    """Call ``call(first, last)`` until all rows are done, in pieces as large as the threads allow.
+
+    ``bounds`` cut the rows into chunks of about equal edge count; ``work`` estimates the
+    multiply-adds.
     """
-    bounds, threads = chunks.tolist(), torch.get_num_threads()
-    if threads == 1 or work < INLINE_WORK or len(bounds) <= 2:
-        call(bounds[0], bounds[-1])
-        return
-    step = max((len(bounds) - 1) // (threads * PIECES_PER_THREAD), 1)
+    threads = threads_for(work)
+    pieces = threads * PIECES_PER_THREAD if threads > 1 else 1
+    step = max((len(bounds) - 1) // pieces, 1) if threads > 1 else max(len(bounds) - 1, 1)
     kept = [*bounds[:-1:step], bounds[-1]]
+    run_pieces(lambda _, first, last: call(first, last), kept, threads)
+
+
+def run_pieces(call: Callable[[int, int, int], None], bounds: list[int], threads: int) -> None:
+    """Call ``call(number, first, last)`` once for each pair of neighbouring bounds."""
     # next() of a list iterator is atomic: each piece is taken once, by whoever is free.
-    pieces = iter(list(pairwise(kept)))
+    pieces = iter([(number, *piece) for number, piece in enumerate(pairwise(bounds))])
 
     def work_off() -> None:
-        for first, last in pieces:
-            call(first, last)
+        for piece in pieces:
+            call(*piece)
 
-    futures = [_pool(threads - 1).submit(work_off) for _ in range(threads - 1)]
+    helpers = min(threads, len(bounds) - 1) - 1
+    futures = [_pool(threads - 1).submit(work_off) for _ in range(helpers)]
     work_off()
     for future in futures:
         # A task that never started has nothing left to do.

@@ -8,194 +8,208 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphattn.kernels.gpu.arguments import (
-    Score,
-    Work,
-    accumulator,
-    config_of,
-    divide,
-    graph_arguments,
-    shared_arguments,
-)
+from graphattn.kernels.gpu.arguments import Call, Work, divide, graph_arguments, packed, prepare
 from graphattn.kernels.gpu.backward_cols import backward_cols
 from graphattn.kernels.gpu.backward_rows import backward_rows
+from graphattn.kernels.gpu.edge_gradients import edge_gradients
 from graphattn.kernels.gpu.forward import attention_rows
-from graphattn.kernels.gpu.launch import launch
+from graphattn.kernels.gpu.launch import launch_with
 from graphattn.kernels.gpu.levels import merge_rows, merge_sums, partial_rows
-from graphattn.kernels.gpu.tuning import Config, backward_registers
+from graphattn.kernels.gpu.tuning import backward_registers, forward_registers
 from graphattn.kernels.layout import Layout
+from graphattn.kernels.score import Gradients, Results, Score
 
 
 def attention_forward(
     query: Tensor,
     key: Tensor,
-    value: Tensor,
+    value: Tensor | None,
     rows: Layout,
-    *,
-    scale: float,
-    clamp: float | None = None,
-    bias: Tensor | None = None,
-    gate: Tensor | None = None,
-    edge_attr: Tensor | None = None,
-    edge_query: Tensor | None = None,
-    dropout_p: float = 0.0,
-    streams: Tensor | None = None,
+    score: Score,
     return_gated: bool = False,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Softmax attention of every CSR row over its neighbours; meaning as in kernels/reference.
+) -> Results:
+    """Softmax attention of every CSR row over its neighbours; the logits alone without a value.
 
-    query [B, R, H, Dk], key [B, C, H, Dk], value [B, C, H, Dv] -> out [B, R, H, Dv], lse
-    [B, R, H], edge_out [B, R, H, F] or None, gated [B, E, H, Dk] or None. Allocates the results
-    and, for graphs with hub rows, 4 bytes per hub chunk, head and column.
+    query [B, R, H, Dk], key [B, C, H, Dk], value [B, C, H, Dv], contiguous; see ``Results``.
+    Allocates the results and, for graphs with hub rows, 4 bytes per hub chunk, head and column.
     """
-    batch, num_rows, heads, dk = query.shape
-    high, work = accumulator(query.dtype), divide(rows)
-    out = value.new_empty(batch, num_rows, heads, value.shape[3])
-    lse = query.new_empty(batch, num_rows, heads, dtype=high)
-    edge_out = None if edge_query is None else torch.empty_like(edge_query)
-    gated = query.new_empty(batch, rows.indices.shape[0], heads, dk) if return_gated else None
-    if out.numel() == 0:
-        return out, lse, edge_out, gated
-    config = config_of(query, value, edge_attr)
-    score = Score(scale, clamp, bias, gate, edge_attr, edge_query, dropout_p, streams)
-    arguments = shared_arguments(query, key, value, rows, score, config)
-    final = out, lse, edge_out
-    parts = partial_rows(final, work.chunks, high)
+    score = packed(score)
+    call, work = prepare(query, key, value, rows, score), divide(rows)
+    made = _empty_results(query, value, call, score, return_gated)
+    whole = made.scores if made.out is None else made.out
+    if whole is None or whole.numel() == 0:
+        return made
+    final = made.out, made.lse, made.edge_out
+    parts = _partials(final, made.lse, work)
+    own = {
+        "out": made.out,
+        "lse": made.lse,
+        "edge_out": made.edge_out,
+        "gated": made.gated,
+        "scores": made.scores,
+        "part_out": parts[0],
+        "part_lse": parts[1],
+        "part_edge": parts[2],
+    }
+    wide = (score.gate is not None) + (score.edge_attr is not None)
+    registers = forward_registers(wide, query.element_size())
+    programs = call.units * (work.num_tasks // call.config.slots)
     with torch.cuda.device_of(query):
-        launch(
-            attention_rows,
-            batch * config.groups * (work.num_tasks // config.slots),
-            **arguments,
-            **graph_arguments(work, config),
-            **dict(zip(("out", "lse", "edge_out"), final, strict=True)),
-            **dict(zip(("part_out", "part_lse", "part_edge"), parts, strict=True)),
-            gated=gated,
-        )
-        merge_rows(parts, final, work, config, arguments)
-    return out, lse, edge_out, gated
+        _launch(attention_rows, call, work, own, programs, registers)
+        if made.out is not None and work.chunks > 0:
+            merge_rows(parts, final, work, call.config, call.arguments)
+    return made
+
+
+def _launch(
+    kernel: Any,
+    call: Call,
+    work: Work,
+    own: dict[str, Any],
+    programs: int,
+    registers: int | None,
+) -> None:
+    """Run a kernel over the slots of ``work``; ``own``: arguments that are this kernel's alone."""
+    arguments = {**call.arguments, **graph_arguments(work, call.config), **own}
+    launch_with(kernel, programs, arguments, call.config.warps, registers)
+
+
+def _empty_results(
+    query: Tensor, value: Tensor | None, call: Call, score: Score, return_gated: bool
+) -> Results:
+    """Memory for what is asked for; the kernels fill all of it."""
+    heads, edge_query = query.shape[2], score.edge_query
+    gated = None
+    if return_gated:
+        gated = query.new_empty((call.batch, call.num_edges, heads, query.shape[3]))
+    if value is None:
+        scores = query.new_empty((call.batch, call.num_edges, heads), dtype=call.high)
+        return Results(gated=gated, scores=scores)
+    return Results(
+        out=value.new_empty((call.batch, call.num_rows, heads, value.shape[3])),
+        lse=query.new_empty((call.batch, call.num_rows, heads), dtype=call.high),
+        edge_out=None if edge_query is None else torch.empty_like(edge_query),
+        gated=gated,
+    )
+
+
+def _partials(
+    final: tuple[Tensor | None, ...], stand_in: Tensor | None, work: Work
+) -> tuple[Tensor | None, ...]:
+    """Buffers for the partial results of hub chunks, in the dtype of ``stand_in``.
+
+    Without a hub ``stand_in`` itself is passed in their place, never to be touched: graphs with
+    and without hubs then share one compiled kernel.
+    """
+    if stand_in is None or work.chunks == 0:
+        return tuple([None if t is None else stand_in for t in final])
+    return partial_rows(final, work.chunks, stand_in.dtype)
 
 
 def attention_backward(
-    grad_out: Tensor,
-    grad_lse: Tensor | None,
-    grad_edge_out: Tensor | None,
-    grad_gated: Tensor | None,
+    grads: Results,
     query: Tensor,
     key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    edge_out: Tensor | None,
+    value: Tensor | None,
+    done: Results,
     rows: Layout,
     cols: Layout,
-    *,
-    scale: float,
-    clamp: float | None = None,
-    bias: Tensor | None = None,
-    gate: Tensor | None = None,
-    edge_attr: Tensor | None = None,
-    edge_query: Tensor | None = None,
-    dropout_p: float = 0.0,
-    streams: Tensor | None = None,
-    needs: tuple[bool, bool, bool, bool],
-) -> tuple[Tensor | None, ...]:
+    score: Score,
+    needs: tuple[bool, ...] = (False, False, False, False),
+) -> Gradients:
     """Gradients of ``attention_forward`` in two passes, by rows and then by columns.
 
-    Tensors as there; ``needs`` = (bias, gate, edge_attr, edge_query). Returns the gradients of
-    query, key, value, bias, gate, edge_attr, edge_query; those not needed are None. Allocates
-    these, 2 numbers per row and head, and partial sums of hub rows and columns.
+    ``done`` holds its out, lse and edge_out. ``needs``: whether the gradients of (bias, gate,
+    edge_attr, edge_query) are wanted; those of edge tensors are in the caller's order and summed
+    over the batch. Allocates these, 2 numbers per row and head, partial sums of hub rows and
+    columns, and for a bias table copies of its gradient: see ``EdgeGradients``.
     """
-    config = config_of(query, value, edge_attr)
-    score = Score(scale, clamp, bias, gate, edge_attr, edge_query, dropout_p, streams)
-    arguments = shared_arguments(query, key, value, rows, score, config)
-    stats_shape = *query.shape[:2], 2, query.shape[2]
-    arguments["stats"] = query.new_empty(stats_shape, dtype=accumulator(query.dtype))
-    pulls = {"grad_out": grad_out, "grad_edge_out": grad_edge_out, "grad_gated": grad_gated}
-    arguments |= pulls
-    arguments["max_registers"] = backward_registers(
-        sum((bias is not None, clamp is not None, dropout_p > 0.0)),
-        sum(t is not None for t in (gate, edge_attr, grad_gated)),
+    score = packed(score)
+    call = prepare(query, key, value, rows, score)
+    stats = None
+    if value is not None:
+        shape = call.batch, call.num_rows, 2, query.shape[2]
+        stats = query.new_empty(shape, dtype=call.high)
+    call.arguments.update(
+        grad_out=grads.out,
+        grad_edge_out=grads.edge_out,
+        grad_gated=grads.gated,
+        grad_scores=grads.scores,
+        stats=stats,
+    )
+    registers = backward_registers(
+        (score.bias is not None)
+        + (score.clamp is not None)
+        + (score.dropout_p > 0.0)
+        + (score.mask is not None),
+        (score.gate is not None) + (score.edge_attr is not None) + (grads.gated is not None),
         query.element_size(),
     )
     with torch.cuda.device_of(query):
-        saved = {"grad_lse": grad_lse, "out": out, "lse": lse, "edge_out": edge_out}
-        by_rows = _row_pass(arguments | saved, divide(rows), config, needs)
-        by_cols = _column_pass(arguments, divide(cols), config)
-    return by_rows[0], *by_cols, *by_rows[1:]
+        grad_query, *edge_side = _row_pass(call, grads, done, divide(rows), score, needs, registers)
+        grad_key, grad_value = _column_pass(call, divide(cols), registers)
+    return Gradients(grad_query, grad_key, grad_value, *edge_side)
 
 
 def _row_pass(
-    arguments: dict[str, Any], work: Work, config: Config, needs: tuple[bool, ...]
-) -> tuple[Tensor | None, ...]:
-    """Gradients of (query, bias, gate, edge_attr, edge_query); writes ``stats``.
-
-    Gradients of edge tensors sum over batch and head groups: these then run one after the other,
-    each adding to what the one before it left, in the accumulation dtype.
-    """
-    query, lse = arguments["query"], arguments["lse"]
-    units = query.shape[0] * config.groups
-    one_by_one = any(needs[:3]) and units > 1
-    edge_side = tuple(
-        _edge_gradient(arguments[name], need, lse.dtype if one_by_one else None)
-        for name, need in zip(("bias", "gate", "edge_attr"), needs[:3], strict=True)
-    )
-    edge_query = arguments["edge_query"] if needs[3] else None
-    final = tuple(None if t is None else torch.empty_like(t) for t in (query, edge_query))
-    parts = partial_rows(final, work.chunks, lse.dtype)
-    blocks = work.num_tasks // config.slots
-    for first_unit in range(units if one_by_one else 1):
-        launch(
-            backward_rows,
-            blocks if one_by_one else units * blocks,
-            **arguments,
-            **graph_arguments(work, config),
-            grad_query=final[0],
-            grad_edge_query=final[1],
-            part_query=parts[0],
-            part_edge_query=parts[1],
-            grad_bias=edge_side[0],
-            grad_gate=edge_side[1],
-            grad_edge_attr=edge_side[2],
-            first_unit=first_unit,
-            ADD=one_by_one,
-        )
-    for part, whole in zip(parts, final, strict=True):
-        merge_sums(part, whole, work)
-    narrow = (
-        None if found is None else found.to(arguments[name].dtype)
-        for name, found in zip(("bias", "gate", "edge_attr"), edge_side, strict=True)
-    )
-    return final[0], *narrow, final[1]
+    call: Call,
+    grads: Results,
+    done: Results,
+    work: Work,
+    score: Score,
+    needs: tuple[bool, ...],
+    registers: int | None,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of (query, bias, gate, edge_attr, edge_query); writes ``stats``."""
+    edge_query = score.edge_query if needs[3] else None
+    grad_query = torch.empty_like(call.arguments["query"])
+    final = grad_query, None if edge_query is None else torch.empty_like(edge_query)
+    stand_in = grads.scores if grads.out is None else call.arguments["stats"]
+    parts = _partials(final, stand_in, work)
+    by_edge = edge_gradients(call, work, score, needs)
+    own = {
+        "grad_lse": grads.lse,
+        "out": done.out,
+        "lse": done.lse,
+        "edge_out": done.edge_out,
+        "grad_query": grad_query,
+        "grad_edge_query": final[1],
+        "part_query": parts[0],
+        "part_edge_query": parts[1],
+        "grad_bias": by_edge.bias,
+        "grad_table": by_edge.table,
+        "grad_gate": by_edge.gate,
+        "grad_edge_attr": by_edge.edge_attr,
+        "items": by_edge.items,
+        "ADD": by_edge.launches > 1,
+    }
+    for first_unit in range(by_edge.launches):
+        own["first_unit"] = first_unit
+        _launch(backward_rows, call, work, own, by_edge.programs, registers)
+    _merge(parts, final, work)
+    return grad_query, *by_edge.finish(score), final[1]
 
 
-def _edge_gradient(
-    tensor: Tensor | None, need: bool, sum_dtype: torch.dtype | None
-) -> Tensor | None:
-    """Buffer for the gradient of an edge tensor: zeros to be added to, or memory to be filled."""
-    if tensor is None or not need:
-        return None
-    if sum_dtype is None:
-        return torch.empty_like(tensor)
-    return torch.zeros_like(tensor, dtype=sum_dtype)
-
-
-def _column_pass(
-    arguments: dict[str, Any], work: Work, config: Config
-) -> tuple[Tensor | None, ...]:
+def _column_pass(call: Call, work: Work, registers: int | None) -> tuple[Tensor, Tensor | None]:
     """Gradients of key and value from the transposed graph and the ``stats`` of the row pass."""
-    key, value = arguments["key"], arguments["value"]
-    final = torch.empty_like(key), torch.empty_like(value)
-    parts = partial_rows(final, work.chunks, arguments["stats"].dtype)
-    launch(
-        backward_cols,
-        key.shape[0] * config.groups * (work.num_tasks // config.slots),
-        **arguments,
-        **graph_arguments(work, config),
-        grad_key=final[0],
-        grad_value=final[1],
-        part_key=parts[0],
-        part_value=parts[1],
-    )
-    for part, whole in zip(parts, final, strict=True):
-        merge_sums(part, whole, work)
+    arguments = call.arguments
+    value = arguments["value"]
+    stand_in = arguments["grad_scores"] if value is None else arguments["stats"]
+    final = torch.empty_like(arguments["key"]), None if value is None else torch.empty_like(value)
+    parts = _partials(final, stand_in, work)
+    own = {
+        "grad_key": final[0],
+        "grad_value": final[1],
+        "part_key": parts[0],
+        "part_value": parts[1],
+    }
+    programs = call.units * (work.num_tasks // call.config.slots)
+    _launch(backward_cols, call, work, own, programs, registers)
+    _merge(parts, final, work)
     return final
+
+
+def _merge(parts: tuple[Any, ...], final: tuple[Any, ...], work: Work) -> None:
+    if work.chunks > 0:
+        for part, whole in zip(parts, final, strict=True):
+            merge_sums(part, whole, work)

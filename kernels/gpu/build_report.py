@@ -20,9 +20,11 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from graphattn.kernels.gpu.arguments import accumulator
 from graphattn.kernels.gpu.attention import attention_backward, attention_forward
 from graphattn.kernels.gpu.launch import Launch, compile_options, recording
 from graphattn.kernels.layout import Layout
+from graphattn.kernels.score import Results, Score
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -31,7 +33,10 @@ TARGETS = {
 }
 WIDTHS = ((8, 16), (4, 32), (1, 64), (8, 64), (2, 128))
 DTYPES = ("bfloat16", "float16", "float32", "float64")
-OPTIONS = ("plain", "bias", "gate", "edge", "dropout", "clamp", "gated", "all")
+OPTIONS = (
+    "plain", "bias", "table", "gate", "edge", "dropout", "clamp", "gated", "mask", "all", "scores",
+    "scores-all", "edge-all",
+)  # fmt: skip
 _POINTER = {
     torch.float64: "*fp64",
     torch.float32: "*fp32",
@@ -75,46 +80,59 @@ def launches(
     warp_size: int,
     chunks: int = 64,
 ) -> list[Launch]:
-    """Every kernel launch of a forward and a backward pass with one option, on meta tensors."""
-    batch, num_rows, num_edges = 1, 1000, 16000
-    high = torch.float64 if dtype == torch.float64 else torch.float32
+    """Every kernel launch of a forward and a backward pass with one option, on meta tensors.
+
+    "scores" is a call without a value; "-all" adds the other options to it, or to edge features.
+    """
+    batch, num_rows, num_edges, num_types = 1, 1000, 16000, 9
+    high = accumulator(dtype)
+    words = {option, *option.split("-")}
+    if "all" in words:
+        words |= {"clamp", "mask", "dropout"}
+        words |= {"bias"} if "edge" in words else {"table", "gate", "gated"}
 
     def make(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
 
-    def given(name: str, *shape: int, dtype: torch.dtype = dtype) -> Tensor | None:
-        return make(*shape, dtype=dtype) if option in (name, "all") else None
+    def given(names: set[str], *shape: int, dtype: torch.dtype = dtype) -> Tensor | None:
+        return make(*shape, dtype=dtype) if words & names else None
 
-    with_edges = option == "edge"
     query, key = make(batch, num_rows, heads, dk), make(batch, num_rows, heads, dk)
-    value = make(batch, num_rows, heads, dv)
-    drop = option in ("dropout", "all")
-    options: dict[str, Any] = {
-        "scale": 0.25,
-        "clamp": 5.0 if option in ("clamp", "all") else None,
-        "bias": given("bias", num_edges, heads, dtype=high),
-        "gate": make(num_edges, heads, dk) if option in ("gate", "gated", "all") else None,
-        "edge_attr": make(num_edges, dk) if with_edges else None,
-        "edge_query": make(batch, num_rows, heads, dk) if with_edges else None,
-        "dropout_p": 0.25 if drop else 0.0,
-        "streams": make(batch * heads, 2, dtype=torch.int64) if drop else None,
-    }
+    value = None if "scores" in words else make(batch, num_rows, heads, dv)
+    table = given({"table"}, heads, num_types, dtype=high)
+    score = Score(
+        scale=0.25,
+        clamp=5.0 if "clamp" in words else None,
+        bias=given({"bias"}, num_edges, heads, dtype=high) if table is None else table,
+        bias_index=given({"table"}, num_edges, dtype=torch.int64),
+        gate=given({"gate", "gated"}, num_edges, heads, dk),
+        edge_attr=given({"edge"}, num_edges, dk),
+        edge_query=given({"edge"}, batch, num_rows, heads, dk),
+        mask=given({"mask"}, batch, num_edges, -(-heads // 32), dtype=torch.int32),
+        dropout_p=0.25 if "dropout" in words else 0.0,
+        streams=given({"dropout"}, batch * heads, 2, dtype=torch.int64),
+    )
     layout = meta_graph(num_rows, num_edges, chunks)
-    return_gated = option in ("gated", "all")
-    needs = tuple(options[n] is not None for n in ("bias", "gate", "edge_attr", "edge_query"))
+    needs = tuple(
+        t is not None for t in (score.bias, score.gate, score.edge_attr, score.edge_query)
+    )
     with recording(warp_size) as found:
-        out, lse, edge_out, gated = attention_forward(
-            query, key, value, layout, return_gated=return_gated, **options
-        )
-        attention_backward(
-            torch.empty_like(out), None, edge_out, gated, query, key, value, out, lse, edge_out,
-            layout, layout, needs=needs, **options
-        )  # fmt: skip
+        done = attention_forward(query, key, value, layout, score, "gated" in words)
+        grads = Results(*(None if t is None else torch.empty_like(t) for t in done))
+        grads = grads._replace(lse=None)
+        attention_backward(grads, query, key, value, done, layout, layout, score, needs)
     return found
 
 
 def compile_ahead(launch: Launch, target: GPUTarget) -> Any:
-    """Compile one recorded launch for a target, every pointer 16-byte aligned."""
+    """Compile one recorded launch for a target, every pointer 16-byte aligned.
+
+    Raises:
+        TypeError: The launch names an argument that the kernel does not have.
+    """
+    unknown = launch.arguments.keys() - {parameter.name for parameter in launch.kernel.params}
+    if unknown:
+        raise TypeError(f"{launch.kernel.__name__} takes no {sorted(unknown)}; leave them out")
     signature: dict[str, str] = {}
     constants: dict[tuple[int, ...], Any] = {}
     aligned: dict[tuple[int, ...], Any] = {}
@@ -141,8 +159,9 @@ def inspect(launch: Launch, compiled: Any, target: GPUTarget) -> Build:
     threads = launch.num_warps * target.warp_size
     if target.backend == "hip":
         text = compiled.asm["amdgcn"]
-        registers, spilled = _amd(text, "vgpr_count"), 4 * _amd(text, "vgpr_spill_count")
-        spilled += 4 * _amd(text, "sgpr_spill_count")
+        # Scalars that wait in lanes of a vector register ("sgpr_spill_count") touch no memory.
+        registers, spilled = _amd(text, "vgpr_count"), _amd(text, "private_segment_fixed_size")
+        spilled = max(spilled, 4 * _amd(text, "vgpr_spill_count"))
         waves = 4 * min(8, 512 // max(8, -(-registers // 8) * 8))
         programs, loop, flying = min(waves // launch.num_warps, 65536 // max(shared, 1)), 0, 0
     else:
@@ -172,14 +191,17 @@ def _nvidia(cubin: bytes) -> tuple[int, int, list[str]]:
 
 
 def _longest_loop(sass: str) -> list[str]:
-    """Instructions between the farthest backward branch and its target."""
+    """Instructions of the longest loop without another one inside."""
     code = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?;)", sass)
-    longest = range(0)
+    longest, inside = range(0), range(0)
     for position, (address, text) in enumerate(code):
         branch = re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text)
         length = (int(address, 16) - int(branch[1], 16)) // 16 + 1 if branch else 0
-        if length > len(longest):
-            longest = range(position + 1 - length, position + 1)
+        loop = range(position + 1 - length, position + 1)
+        if length > len(longest) and not (inside and loop.start <= inside.start):
+            longest = loop
+        if length > 0:
+            inside = loop
     return [code[position][1] for position in longest]
 
 
@@ -240,16 +262,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
-    parser.add_argument("--options", nargs="+", default=["plain"], choices=OPTIONS)
+    parser.add_argument("--options", nargs="+", default=["plain"], choices=(*OPTIONS, "every"))
     parser.add_argument("--quick", action="store_true", help="one width only")
     chosen = parser.parse_args()
     widths = WIDTHS[:1] if chosen.quick else WIDTHS
+    options = list(OPTIONS) if "every" in chosen.options else chosen.options
     print(f"Triton {triton.__version__}")
     print("| target | dtype | HxD | option | kernel | warps | slots | regs | spilled B | smem B "
           "| programs/SM | inst/edge | KB in flight/SM |")  # fmt: skip
     print("|" + "---|" * 13)
     spills = 0
-    for row in report(chosen.targets, chosen.dtypes, widths, chosen.options):
+    for row in report(chosen.targets, chosen.dtypes, widths, options):
         print("| " + " | ".join(row) + " |", flush=True)
         spills += int(row[8])
     if spills:

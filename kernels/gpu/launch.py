@@ -51,11 +51,22 @@ def launch(
     **arguments: Any,
 ) -> None:
     """Run ``programs`` programs of a kernel on the current device; nothing for none."""
+    launch_with(kernel, programs, arguments, num_warps, max_registers)
+
+
+def launch_with(
+    kernel: Any,
+    programs: int,
+    arguments: dict[str, Any],
+    num_warps: int,
+    max_registers: int | None = None,
+) -> None:
+    """As ``launch`` with the kernel's arguments in a dictionary: a long call costs microseconds."""
     if _recording is not None:
         _recording.launches.append(Launch(kernel, arguments, num_warps, max_registers))
     elif programs > 0:
         options = compile_options(num_warps, max_registers, torch.version.hip is not None)
-        kernel[(programs,)](**arguments, **options)
+        kernel[(programs,)](**(arguments | options))
 
 
 @contextmanager

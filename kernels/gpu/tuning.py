@@ -9,6 +9,10 @@ CHUNK = 256
 """Rows with more edges than this are hubs: a slot walks its edges one after the other."""
 LANE_BYTES = 16
 MAX_LANES = 512
+TABLE_BYTES, LEAST_COPIES = 2**26, 64
+"""The row pass sums the gradient of a bias table in copies of this size in all, but no fewer."""
+RESIDENT_WARPS = 4096
+"""Warps that keep a device busy; fixed, because it decides the order in which tables are summed."""
 
 
 class Shape(NamedTuple):
@@ -50,21 +54,45 @@ def power_of_two(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
+def forward_registers(wide_options: int, itemsize: int) -> int | None:
+    """Register limit of the forward pass: arguments and meaning as ``backward_registers``.
+
+    With wide options in float64 ptxas would rather spill a few than take the next occupancy.
+    """
+    return 168 if wide_options and itemsize == 8 else None
+
+
 def backward_registers(options: int, wide_options: int, itemsize: int) -> int | None:
     """Register limit of the two backward passes on NVIDIA, None for the compiler's own choice.
 
     Left alone, ptxas saves registers by sinking each gather to its first use, which leaves one
     or two in flight; a limit that is too generous to be reached makes it issue all eight first.
-    Gates and edge features need more than any such limit, and issue theirs early anyway.
+    Gates and edge features need more than any such limit, and issue theirs early anyway; with
+    more options a limit keeps ptxas from spilling a few registers for the next occupancy.
 
     Args:
-        options: How many of bias, clamp and dropout are on.
+        options: How many of bias, clamp, dropout and mask are on.
         wide_options: How many of gate, edge features and gated gradients are on.
         itemsize: Bytes per stored number.
     """
-    if wide_options or itemsize == 8:
+    if wide_options:
+        return 224 if wide_options + options > 1 else None
+    if itemsize == 8:
         return None
     return 168 if options else 128
+
+
+def table_programs(items: int, config: Config, table_bytes: int) -> int:
+    """Programs that share ``items`` where each slot sums a table of its own, in copies.
+
+    Args:
+        items: Blocks of slots, over all batch entries and groups of heads.
+        config: Its slots per program and warps.
+        table_bytes: Size of one copy. All copies together take ``TABLE_BYTES``, or
+            ``LEAST_COPIES`` times this if that is more.
+    """
+    copies = max(TABLE_BYTES // max(table_bytes, 1), LEAST_COPIES)
+    return min(items, max(copies // config.slots, 1), max(RESIDENT_WARPS // config.warps, 1))
 
 
 @lru_cache(maxsize=1024)
@@ -73,7 +101,8 @@ def configure(shape: Shape) -> Config:
 
     One slot is a group of lanes that loads 16 bytes each; a program of one warp holds as many
     slots as fit. Rows above 512 bytes take four warps. Rows above 512 numbers are split by heads.
-    Only ``unroll`` and ``block_*`` touch the order of summation.
+    Only ``unroll`` and ``block_*`` touch the order of summation, except in the gradient of a bias
+    table, which is summed by slots and programs: see ``table_programs``.
     """
     widths = [power_of_two(width) for width in (shape.dk, shape.dv, max(shape.df, 1))]
     widest = max(widths)

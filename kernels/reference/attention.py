@@ -3,61 +3,44 @@
 Readable, differentiable (twice) torch; allocates per-edge vectors and is not meant to be fast.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from graphattn.kernels.layout import Layout
 from graphattn.kernels.reference.dropout import keep_mask
+from graphattn.kernels.reference.edges import Edges, accumulate_dtype, edge_list, row_sum
+from graphattn.kernels.score import Results, Score
 
 
-class Edges(NamedTuple):
-    """Row, column and caller's id of every CSR position, each [E] int64."""
-
-    row: Tensor
-    col: Tensor
-    id: Tensor
-
-
-def edge_list(rows: Layout) -> Edges:
-    """Spell out a layout as an edge list."""
-    count = rows.indices.shape[0]
-    nodes = torch.arange(rows.indptr.shape[0] - 1, device=rows.indptr.device)
-    row = torch.repeat_interleave(nodes, rows.indptr.diff(), output_size=count)
-    position = torch.arange(count, device=row.device)
-    identity = rows.edges.shape[0] != count or count == 0
-    return Edges(row, rows.indices.to(torch.int64), position if identity else rows.edges)
-
-
-def edge_scores(
-    query: Tensor,
-    key: Tensor,
-    edges: Edges,
-    *,
-    scale: float,
-    clamp: float | None = None,
-    bias: Tensor | None = None,
-    gate: Tensor | None = None,
-    edge_attr: Tensor | None = None,
-    edge_query: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Logits [B, E, H] and the gated products [B, E, H, Dk], both in CSR order.
-
-    query [B, R, H, Dk], key [B, C, H, Dk]; edge tensors in the caller's order.
-    logit = clamp(scale * sum_c q_c k_c gate_c + sum_f edge_query_f edge_attr_f) + bias.
-    """
-    gated = scale * query[:, edges.row] * key[:, edges.col]
-    if gate is not None:
-        gated = gated * gate[edges.id]
+def edge_scores(query: Tensor, key: Tensor, edges: Edges, score: Score) -> tuple[Tensor, Tensor]:
+    """Logits [B, E, H] and the gated products [B, E, H, Dk], both in CSR order."""
+    gated = score.scale * query[:, edges.row] * key[:, edges.col]
+    if score.gate is not None:
+        gated = gated * score.gate[edges.id]
     logit = gated.sum(-1)
-    if edge_attr is not None and edge_query is not None:
-        logit = logit + (edge_query[:, edges.row] * edge_attr[edges.id, None]).sum(-1)
-    if clamp is not None:
-        logit = logit.clamp(-clamp, clamp)
-    if bias is not None:
-        logit = logit + (bias[edges.id, None] if bias.dim() == 1 else bias[edges.id])
+    if score.edge_attr is not None and score.edge_query is not None:
+        features = score.edge_attr[edges.id, None]
+        logit = logit + (score.edge_query[:, edges.row] * features).sum(-1)
+    if score.clamp is not None:
+        logit = logit.clamp(-score.clamp, score.clamp)
+    if score.bias is not None:
+        logit = logit + edge_bias(score.bias, score.bias_index, edges.id)
+    if score.mask is not None:
+        logit = logit.masked_fill(~survives(score.mask, edges.id, logit.shape[2]), -torch.inf)
     return logit, gated
+
+
+def edge_bias(bias: Tensor, index: Tensor | None, edge: Tensor) -> Tensor:
+    """Bias of each of some edges, [E, H] or [E, 1]."""
+    if index is not None:
+        return bias[:, index[edge]].T
+    return bias[edge, None] if bias.dim() == 1 else bias[edge]
+
+
+def survives(mask: Tensor, edge: Tensor, heads: int) -> Tensor:
+    """The bits of a mask [B, E, W] as bool [B, E, H]."""
+    head = torch.arange(heads, device=mask.device)
+    return (mask[:, edge][:, :, head // 32] >> (head % 32)) & 1 != 0
 
 
 def row_softmax(logit: Tensor, row: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
@@ -82,50 +65,39 @@ def row_softmax(logit: Tensor, row: Tensor, num_rows: int) -> tuple[Tensor, Tens
 def attention_forward(
     query: Tensor,
     key: Tensor,
-    value: Tensor,
+    value: Tensor | None,
     rows: Layout,
-    *,
-    scale: float,
-    clamp: float | None = None,
-    bias: Tensor | None = None,
-    gate: Tensor | None = None,
-    edge_attr: Tensor | None = None,
-    edge_query: Tensor | None = None,
-    dropout_p: float = 0.0,
-    streams: Tensor | None = None,
+    score: Score,
     return_gated: bool = False,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Softmax attention of every CSR row over its neighbours.
+) -> Results:
+    """Softmax attention of every CSR row over its neighbours; the logits alone without a value.
 
-    query [B, R, H, Dk], key [B, C, H, Dk], value [B, C, H, Dv] -> out [B, R, H, Dv],
-    lse [B, R, H], edge_out [B, R, H, F] = sum_j w_ij edge_attr_ij (None without edge_attr) and
-    gated [B, E, H, Dk] in the caller's edge order (None unless asked).
+    query [B, R, H, Dk], key [B, C, H, Dk], value [B, C, H, Dv]; see ``Results``.
     """
-    num_rows, high = query.shape[1], _accumulate_dtype(query)
+    high = accumulate_dtype(query)
     edges = edge_list(rows)
-    wide = {"bias": bias, "gate": gate, "edge_attr": edge_attr, "edge_query": edge_query}
-    wide = {name: t if t is None else t.to(high) for name, t in wide.items()}
-    logit, gated = edge_scores(
-        query.to(high), key.to(high), edges, scale=scale, clamp=clamp, **wide
-    )
+    wide = {name: getattr(score, name) for name in ("bias", "gate", "edge_attr", "edge_query")}
+    score = score._replace(**{name: t if t is None else t.to(high) for name, t in wide.items()})
+    logit, gated = edge_scores(query.to(high), key.to(high), edges, score)
+    products = gated[:, edges.id.argsort()].to(query.dtype) if return_gated else None
+    if value is None:
+        return Results(gated=products, scores=logit[:, edges.id.argsort()])
+    out, lse, edge_out = _normalise(logit, value.to(high), edges, query.shape[1], score)
+    edge_out = edge_out if edge_out is None else edge_out.to(query.dtype)
+    return Results(out.to(value.dtype), lse, edge_out, products)
+
+
+def _normalise(
+    logit: Tensor, value: Tensor, edges: Edges, num_rows: int, score: Score
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Output, LSE and edge output from the logits."""
     weight, lse = row_softmax(logit, edges.row, num_rows)
-    if dropout_p > 0.0 and streams is not None:
-        keep = keep_mask(streams, edges.id, dropout_p).T.view(*weight.shape[::2], -1)
-        weight = weight * keep.transpose(1, 2) / (1.0 - dropout_p)
-    out = _row_sum(weight[..., None] * value.to(high)[:, edges.col], edges.row, num_rows)
-    edge_out = None
-    if wide["edge_attr"] is not None:
-        messages = weight[..., None] * wide["edge_attr"][edges.id, None]
-        edge_out = _row_sum(messages, edges.row, num_rows).to(query.dtype)
-    gated = gated[:, edges.id.argsort()].to(query.dtype) if return_gated else None
-    return out.to(value.dtype), lse, edge_out, gated
-
-
-def _accumulate_dtype(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
-def _row_sum(messages: Tensor, row: Tensor, num_rows: int) -> Tensor:
-    """Sum messages [B, E, H, D] into their rows [B, R, H, D]."""
-    batch, _, *rest = messages.shape
-    return messages.new_zeros((batch, num_rows, *rest)).index_add(1, row, messages)
+    if score.dropout_p > 0.0 and score.streams is not None:
+        keep = keep_mask(score.streams, edges.id, score.dropout_p)
+        keep = keep.T.view(*weight.shape[::2], -1).transpose(1, 2)
+        weight = weight * keep / (1.0 - score.dropout_p)
+    out = row_sum(weight[..., None] * value[:, edges.col], edges.row, num_rows)
+    if score.edge_attr is None:
+        return out, lse, None
+    messages = weight[..., None] * score.edge_attr[edges.id, None]
+    return out, lse, row_sum(messages, edges.row, num_rows)

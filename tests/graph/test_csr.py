@@ -67,14 +67,25 @@ def test_caches_and_device(edge_index: Tensor) -> None:
 
 def test_chunks_depend_on_the_graph_alone_and_share_edges(edge_index: Tensor) -> None:
     graph = CSRGraph.from_edge_index(edge_index, 41)
-    (chunks,) = graph.rows_layout("cpu").plan
+    chunks, parts = graph.rows_layout("cpu").plan
+    assert parts.shape == (3, 0)
     assert chunks[0] == 0
     assert chunks[-1] == graph.num_rows
     assert bool((chunks.diff() >= 0).all())
     large = CSRGraph.from_edge_index(torch.randint(0, 5000, (2, 64_000)), 5000)
-    (bounds,) = large.rows_layout("cpu").plan
+    bounds, _ = large.rows_layout("cpu").plan
     work = large.indptr[bounds].diff()
     assert work.max() < 1.2 * 64_000 / (len(bounds) - 1) + large.degree().max()
+
+
+def test_rows_that_would_keep_one_thread_busy_are_cut() -> None:
+    target = torch.cat([torch.full((9000,), 3), torch.full((5000,), 1), torch.arange(5)])
+    graph = CSRGraph.from_edge_index(torch.stack([torch.randint(0, 5, (14_005,)), target]), 5)
+    begin, end, row = graph.rows_layout("cpu").plan[1]
+    assert row.tolist() == [1, 1, 3, 3, 3]
+    assert int((end - begin).max()) <= 4096 and int((end - begin).diff().abs().max()) <= 501
+    assert begin.tolist() == [graph.indptr[1], end[0], graph.indptr[3], end[2], end[3]]
+    assert end[1] == graph.indptr[2] and end[4] == graph.indptr[4]
 
 
 def test_pickle_and_deepcopy_carry_arrays_not_plans(edge_index: Tensor) -> None:

@@ -12,15 +12,16 @@ from graphattn.graph.csr import CSRGraph
 from graphattn.kernels.cpu.attention import attention_backward, attention_forward
 from graphattn.kernels.layout import Layout
 from graphattn.kernels.reference.attention import attention_forward as reference
+from graphattn.kernels.score import Results, Score
 
-ROWS, COLUMNS, EDGES = 37, 29, 401
+ROWS, COLUMNS, EDGES, TYPES = 37, 29, 401, 11
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 EDGE_TENSORS = ("bias", "gate", "edge_attr", "edge_query")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One combination of sizes and options."""
+    """One combination of sizes and options; value width 0 asks for the logits alone."""
 
     heads: int
     key: int
@@ -33,18 +34,26 @@ class Case:
     dropout: float = 0.0
     gated: bool = False
     lse: bool = True
+    mask: bool = False
 
-    @property
     def options(self) -> dict[str, Any]:
-        """Keywords that are not tensors with gradients."""
+        """What a score holds beside tensors with gradients."""
         streams = torch.randint(0, 2**32, (self.batch * self.heads, 2)) if self.dropout else None
         return {
             "scale": 0.4,
             "clamp": self.clamp,
             "dropout_p": self.dropout,
             "streams": streams,
-            "return_gated": self.gated,
+            "bias_index": torch.randint(0, TYPES, (EDGES,)) if self.bias == "table" else None,
+            "mask": self._mask() if self.mask else None,
         }
+
+    def _mask(self) -> Tensor:
+        """Random bits, most of them unset, and edges without any."""
+        shape = (self.batch, EDGES, -(-self.heads // 32))
+        words = torch.randint(-(2**31), 2**31, (3, *shape), dtype=torch.int32)
+        words[0, :, ::3] = 0
+        return words[0] & words[1] & words[2]
 
 
 PLAIN = Case(8, 16, 16)
@@ -52,11 +61,15 @@ NARROW = Case(1, 1, 1, batch=2, feature=3, bias="edge")
 EVERYTHING = Case(
     3, 13, 5, batch=2, feature=6, bias="head", gate=True, clamp=0.7, dropout=0.3, gated=True
 )
+MASKED = Case(12, 40, 24, batch=2, mask=True, bias="table", clamp=1.0)
+LOGITS = Case(3, 13, 0, batch=2, feature=6, bias="head", clamp=0.7)
 CASES = [
     (PLAIN, torch.float32),
     (PLAIN, torch.float64),
     (NARROW, torch.float32),
     (EVERYTHING, torch.float64),
+    (MASKED, torch.float32),
+    (LOGITS, torch.float64),
 ]
 SWEEP = [
     NARROW,
@@ -71,6 +84,14 @@ SWEEP = [
     Case(5, 32, 64, feature=33, clamp=1.0),
     Case(6, 24, 48, gate=True, gated=True, batch=2),
     Case(1, 100, 7, feature=1, bias="edge", gate=True, dropout=0.2, clamp=2.0, gated=True),
+    MASKED,
+    LOGITS,
+    Case(40, 4, 4, batch=2, mask=True),
+    Case(8, 16, 16, mask=True, dropout=0.3, bias="head", gate=True, gated=True),
+    Case(5, 16, 16, mask=True, feature=8),
+    Case(3, 7, 9, batch=2, bias="table", dropout=0.2),
+    Case(8, 16, 0),
+    Case(20, 3, 0, bias="table", gate=True, gated=True),
 ]
 
 
@@ -94,7 +115,7 @@ def random_inputs(case: Case, rows: Layout, dtype: torch.dtype) -> dict[str, Ten
         bias[::5] = -math.inf
         masked = slice(int(rows.indptr[10]), int(rows.indptr[11]))
         bias[rows.edges[masked]] = -math.inf
-        inputs["bias"] = bias
+        inputs["bias"] = normal(heads, TYPES) if case.bias == "table" else bias
     if case.gate:
         inputs["gate"] = normal(edges, heads, case.key)
     if case.feature:
@@ -103,7 +124,7 @@ def random_inputs(case: Case, rows: Layout, dtype: torch.dtype) -> dict[str, Ten
     nodes = {
         "query": normal(case.batch, ROWS, heads, case.key),
         "key": normal(case.batch, COLUMNS, heads, case.key),
-        "value": normal(case.batch, COLUMNS, heads, case.value),
+        "value": normal(case.batch, COLUMNS, heads, case.value) if case.value else None,
     }
     return nodes | inputs
 
@@ -118,14 +139,18 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 def expected_results(
     case: Case, inputs: dict[str, Tensor | None], rows: Layout, options: dict[str, Any]
-) -> tuple[list[Tensor | None], list[Tensor | None], dict[str, Tensor]]:
+) -> tuple[Results, Results, dict[str, Tensor]]:
     """Reference outputs in float64, random output gradients, and the inputs' gradients."""
     leaves = {n: t if t is None else t.double().requires_grad_() for n, t in inputs.items()}
     nodes = [leaves[name] for name in ("query", "key", "value")]
-    edge = {name: leaves[name] for name in EDGE_TENSORS}
-    outputs = list(reference(*nodes, rows, **edge, **options))
-    pulls = [None if out is None else torch.randn_like(out) for out in outputs]
-    pulls[1] = torch.where(outputs[1].isinf(), 0.0, pulls[1]) if case.lse else None
+    score = Score(**{name: leaves[name] for name in EDGE_TENSORS}, **options)
+    outputs = reference(*nodes, rows, score, case.gated)
+    pulls = Results(*(None if out is None else torch.randn_like(out) for out in outputs))
+    if outputs.lse is not None:
+        no_pull = pulls.lse.masked_fill(outputs.lse.isinf(), 0.0) if case.lse else None
+        pulls = pulls._replace(lse=no_pull)
+    if pulls.scores is not None:
+        pulls = pulls._replace(scores=pulls.scores.masked_fill(outputs.scores.isinf(), 0.0))
     used = [(o, g) for o, g in zip(outputs, pulls, strict=True) if g is not None]
     wanted = {name: leaf for name, leaf in leaves.items() if leaf is not None}
     found = torch.autograd.grad([o for o, _ in used], [*wanted.values()], [g for _, g in used])
@@ -134,22 +159,19 @@ def expected_results(
 
 def check(case: Case, dtype: torch.dtype) -> None:
     rows, cols = skewed_graph().layout("cpu")
-    inputs, options = random_inputs(case, rows, dtype), case.options
+    inputs, options = random_inputs(case, rows, dtype), case.options()
     outputs, pulls, expected = expected_results(case, inputs, rows, options)
-    pulls = [None if g is None else g.to(dtype) for g in pulls]
+    pulls = Results(*(None if g is None else g.to(dtype) for g in pulls))
     nodes = [inputs[name] for name in ("query", "key", "value")]
-    edge = {name: inputs[name] for name in EDGE_TENSORS}
-    found = attention_forward(*nodes, rows, **edge, **options)
+    score = Score(**{name: inputs[name] for name in EDGE_TENSORS}, **options)
+    found = attention_forward(*nodes, rows, score, case.gated)
     for out, want in zip(found, outputs, strict=True):
         assert (out is None) == (want is None)
         if out is not None:
             assert out.dtype == dtype
             assert relative_error(out, want.detach()) < TOLERANCE[dtype]
     needs = tuple(inputs[name] is not None for name in EDGE_TENSORS)
-    grads = attention_backward(
-        pulls[0], pulls[1], pulls[2], pulls[3], *nodes, *found[:3], rows, cols,
-        **edge, **options, needs=needs,
-    )  # fmt: skip
+    grads = attention_backward(pulls, *nodes, found, rows, cols, score, needs)
     for name, grad in zip(("query", "key", "value", *EDGE_TENSORS), grads, strict=True):
         assert (grad is None) == (name not in expected)
         if grad is not None:
@@ -163,21 +185,41 @@ def test_matches_reference(case: Case, dtype: torch.dtype) -> None:
     check(case, dtype)
 
 
+@pytest.fixture
+def many_hubs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row of more than eight edges is cut into parts."""
+    monkeypatch.setattr("graphattn.kernels.layout.SHORTEST_HUB", 8)
+    parts = skewed_graph().rows_layout("cpu").plan[1]
+    assert parts.shape[1] > 30 and int((parts[1] - parts[0]).max()) <= 8
+
+
+@pytest.mark.usefixtures("poisoned", "many_hubs")
+@pytest.mark.parametrize("case, dtype", CASES, ids=str)
+def test_parts_of_hubs_match_reference(case: Case, dtype: torch.dtype) -> None:
+    check(case, dtype)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("hubs", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("case", SWEEP, ids=str)
-def test_matches_reference_sweep(case: Case, dtype: torch.dtype) -> None:
+def test_matches_reference_sweep(
+    case: Case, dtype: torch.dtype, hubs: bool, request: pytest.FixtureRequest
+) -> None:
+    if hubs:
+        request.getfixturevalue("many_hubs")
     check(case, dtype)
 
 
 def plain_call(graph: CSRGraph, *nodes: Tensor) -> list[Tensor]:
     """Output, LSE and gradients of the plain case."""
     rows, cols = graph.layout("cpu")
-    out, lse, _, _ = attention_forward(*nodes, rows, scale=0.4)
+    done = attention_forward(*nodes, rows, Score(scale=0.4))
+    out, lse = done.out, done.lse
     pull = torch.cos(torch.arange(out.numel(), dtype=out.dtype)).view_as(out)
-    args = (pull, lse.nan_to_num(0, 0, 0), None, None, *nodes, out, lse, None, rows, cols)
-    grads = attention_backward(*args, scale=0.4)
+    pulls = Results(out=pull, lse=lse.nan_to_num(0, 0, 0))
+    grads = attention_backward(pulls, *nodes, done, rows, cols, Score(scale=0.4))
     return [out, lse, *(g for g in grads if g is not None)]
 
 
@@ -185,15 +227,28 @@ def random_nodes(rows: int, columns: int, batch: int = 1) -> list[Tensor]:
     return [torch.randn(batch, n, 8, 16) for n in (rows, columns, columns)]
 
 
-def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shortest", [4096, 8])
+def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch, shortest: int) -> None:
+    monkeypatch.setattr("graphattn.kernels.layout.SHORTEST_HUB", shortest)
     monkeypatch.setattr("graphattn.kernels.cpu.threads.INLINE_WORK", 0)
     graph, nodes = skewed_graph(700, 500, 9001), random_nodes(700, 500, batch=2)
     found = []
+    table, index = torch.randn(8, TYPES), torch.randint(0, TYPES, (9001,))
     for threads in (1, 2, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        found.append(plain_call(graph, *nodes))
+        found.append([*plain_call(graph, *nodes), table_gradient(graph, nodes, table, index)])
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def table_gradient(graph: CSRGraph, nodes: list[Tensor], table: Tensor, index: Tensor) -> Tensor:
+    """Gradient of a bias table."""
+    rows, cols = graph.layout("cpu")
+    score = Score(scale=0.4, bias=table, bias_index=index)
+    done = attention_forward(*nodes, rows, score)
+    needs = (True, False, False, False)
+    pull = Results(out=done.out.cos())
+    return attention_backward(pull, *nodes, done, rows, cols, score, needs).bias
 
 
 def test_int64_indices_give_the_same_bits() -> None:
@@ -215,6 +270,29 @@ def test_strided_and_half_precision_inputs() -> None:
         wide = plain_call(graph, *(t.float() for t in half))
         assert (out.dtype, lse.dtype) == (dtype, torch.float32)
         assert torch.equal(out, wide[0].to(dtype)) and torch.equal(lse, wide[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("case", [PLAIN, replace(MASKED, dropout=0.2)], ids=str)
+def test_half_precision_is_read_as_it_lies(case: Case, dtype: torch.dtype) -> None:
+    """Bit for bit what widened copies give, in both passes."""
+    rows, cols = skewed_graph().layout("cpu")
+    inputs = random_inputs(case, rows, torch.float32)
+    half = [inputs[name].to(dtype) for name in ("query", "key", "value")]
+    score, needs = Score(bias=inputs["bias"], **case.options()), (bool(case.bias), *[False] * 3)
+    done = attention_forward(*half, rows, score)
+    pull = torch.randn_like(done.out)
+    wide = [t.float() for t in half]
+    expected = attention_forward(*wide, rows, score)
+    assert torch.equal(done.out, expected.out.to(dtype)) and torch.equal(done.lse, expected.lse)
+    grads = attention_backward(Results(out=pull), *half, done, rows, cols, score, needs)
+    expected = expected._replace(out=done.out.float())
+    pulls = Results(out=pull.float())
+    for found, want in zip(
+        grads, attention_backward(pulls, *wide, expected, rows, cols, score, needs), strict=True
+    ):
+        assert (found is None) == (want is None)
+        assert found is None or torch.equal(found, want.to(found.dtype))
 
 
 @pytest.mark.parametrize("rows, columns", [(5, 3), (0, 3), (5, 0)])
@@ -239,7 +317,7 @@ def test_nan_passes_the_clamp() -> None:
     rows, _ = skewed_graph().layout("cpu")
     nodes = random_nodes(ROWS, COLUMNS)
     nodes[0][0, 3, 2, 0] = torch.nan
-    out, lse, _, _ = attention_forward(*nodes, rows, scale=0.4, clamp=1.0)
+    out, lse, *_ = attention_forward(*nodes, rows, Score(scale=0.4, clamp=1.0))
     assert out[0, 3, 2].isnan().all() and lse[0, 3, 2].isnan()
     assert not out[0, 3, 1].isnan().any()
 
@@ -254,7 +332,7 @@ def test_large_logits_do_not_overflow() -> None:
 def test_peak_memory_has_no_term_in_edges() -> None:
     """torch's own allocations of a plain call: outputs, gradients, two numbers per row and head."""
     sizes = []
-    for edges in (2000, 20000):
+    for edges in (2000, 16000):  # one hub of a quarter of them, not yet cut into parts
         graph, nodes = skewed_graph(300, 200, edges), random_nodes(300, 200)
         graph.layout("cpu")
         with torch.profiler.profile(profile_memory=True) as profile:
@@ -283,5 +361,5 @@ def test_gate_of_ones_is_no_gate() -> None:
     inputs = random_inputs(case, rows, torch.float32)
     nodes = [inputs[name] for name in ("query", "key", "value")]
     ones = torch.ones(EDGES, 8, 16)
-    plain = attention_forward(*nodes, rows, scale=0.4)[0]
-    assert torch.equal(attention_forward(*nodes, rows, scale=0.4, gate=ones)[0], plain)
+    plain = attention_forward(*nodes, rows, Score(scale=0.4)).out
+    assert torch.equal(attention_forward(*nodes, rows, Score(0.4, gate=ones)).out, plain)

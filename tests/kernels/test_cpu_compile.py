@@ -15,16 +15,19 @@ from graphattn.kernels.cpu import shape as shape_module
 from graphattn.kernels.cpu import threads
 from graphattn.kernels.cpu.attention import attention_forward
 from graphattn.kernels.layout import Layout
+from graphattn.kernels.score import Score
 
 ROOT = Path(__file__).parents[2]
 CALL = """
     import torch
     from graphattn.kernels.layout import Layout
     from graphattn.kernels.cpu.attention import attention_forward
+    from graphattn.kernels.score import Score
     q = torch.ones(1, 4, 8, 16)
     indptr = torch.tensor([0, 1, 2, 3, 4])
-    rows = Layout(indptr, torch.arange(4), indptr.new_empty(0), (torch.tensor([0, 4]),))
-    out = attention_forward(q, q, q, rows, scale=1.0)[0]
+    plan = torch.tensor([0, 4]), indptr.new_empty(3, 0)
+    rows = Layout(indptr, torch.arange(4), indptr.new_empty(0), plan)
+    out = attention_forward(q, q, q, rows, Score())[0]
     assert torch.equal(out, q)
 """
 COUNT = """
@@ -121,7 +124,7 @@ def test_works_in_a_child_process(method: str, monkeypatch: pytest.MonkeyPatch) 
 def test_every_piece_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     seen: list[tuple[int, int]] = []
-    threads.run_chunks(lambda a, b: seen.append((a, b)), torch.arange(0, 501, 5), 1e12)
+    threads.run_chunks(lambda a, b: seen.append((a, b)), list(range(0, 501, 5)), 1e12)
     seen.sort()
     assert seen[0][0] == 0 and seen[-1][1] == 500 and len(seen) > 3
     assert all(a[1] == b[0] for a, b in zip(seen, seen[1:], strict=False))
@@ -134,13 +137,14 @@ def test_errors_of_a_worker_reach_the_caller(monkeypatch: pytest.MonkeyPatch) ->
         raise ZeroDivisionError(first)
 
     with pytest.raises(ZeroDivisionError):
-        threads.run_chunks(fail, torch.arange(0, 501, 5), 1e12)
+        threads.run_chunks(fail, list(range(0, 501, 5)), 1e12)
 
 
 def test_small_calls_stay_on_the_calling_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(threads, "_pool", None)
     indptr = torch.arange(0, 101, 4)
-    layout = Layout(indptr, torch.arange(100) % 9, indptr.new_empty(0), (torch.arange(26),))
+    plan = torch.arange(26), indptr.new_empty(3, 0)
+    layout = Layout(indptr, torch.arange(100) % 9, indptr.new_empty(0), plan)
     nodes = torch.randn(1, 25, 8, 16), torch.randn(1, 9, 8, 16), torch.randn(1, 9, 8, 16)
-    assert attention_forward(*nodes, layout, scale=1.0)[0].isfinite().all()
+    assert attention_forward(*nodes, layout, Score())[0].isfinite().all()

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from graphattn.graph.csr import CSRGraph
 from graphattn.kernels.cpu.attention import attention_backward, attention_forward
+from graphattn.kernels.score import Results, Score
 
 ROWS, COLUMNS, EDGES = 11, 9, 83
 
@@ -27,11 +28,10 @@ def nodes(batch: int = 1, heads: int = 8) -> list[Tensor]:
 def test_edge_gradients_are_zero_without_batch_or_heads(batch: int, heads: int) -> None:
     rows, cols = uneven_graph().layout("cpu")
     inputs, bias = nodes(batch, heads), torch.randn(EDGES)
-    out, lse, _, _ = attention_forward(*inputs, rows, scale=0.4, bias=bias)
-    grads = attention_backward(
-        out, None, None, None, *inputs, out, lse, None, rows, cols,
-        scale=0.4, bias=bias, needs=(True, False, False, False),
-    )  # fmt: skip
+    score = Score(scale=0.4, bias=bias)
+    done = attention_forward(*inputs, rows, score)
+    needs = (True, False, False, False)
+    grads = attention_backward(Results(out=done.out), *inputs, done, rows, cols, score, needs)
     assert grads[3] is not None and torch.equal(grads[3], torch.zeros(EDGES))
 
 
@@ -46,7 +46,9 @@ def test_every_finite_logit_counts(fill: float) -> None:
     bias[target == 3] = fill
     single = int((target == 9).nonzero()[-1])
     bias[single] = fill
-    out, lse, _, _ = attention_forward(query, key, value, rows, scale=0.4, bias=bias)
+    score = Score(scale=0.4, bias=bias)
+    done = attention_forward(query, key, value, rows, score)
+    out, lse = done.out, done.lse
     logits = 0.4 * (query[0, target] * key[0, source]).sum(-1) + bias[:, None]
     for row in (3, 9):
         mine = target == row
@@ -54,9 +56,8 @@ def test_every_finite_logit_counts(fill: float) -> None:
         expected = torch.einsum("eh,ehd->hd", weights, value[0, source[mine]].double())
         torch.testing.assert_close(out[0, row].double(), expected, atol=1e-5, rtol=0)
         torch.testing.assert_close(lse[0, row], logits[mine].logsumexp(0))
-    grads = attention_backward(
-        out, None, None, None, query, key, value, out, lse, None, rows, cols,
-        scale=0.4, bias=bias, needs=(True, False, False, False),
-    )  # fmt: skip
+    needs = (True, False, False, False)
+    pull = Results(out=out)
+    grads = attention_backward(pull, query, key, value, done, rows, cols, score, needs)
     assert all(bool(g.isfinite().all()) for g in grads if g is not None)
     assert grads[3] is not None and float(grads[3][single].abs()) < 1e-5  # its weight is 0 or 1

@@ -9,7 +9,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import graphattn as ga
 from graphattn import CSRGraph
-from graphattn.ops.attention_op import attention_op, flatten
+from graphattn.ops.attention_op import TENSORS, attention_op
+from graphattn.ops.fused import flatten
 from tests.ops.conftest import make_qkv, messy_graph
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -85,12 +86,18 @@ def test_opcheck(graph: CSRGraph) -> None:
     rows, cols = (flatten(layout) for layout in graph.layout("cpu"))
     bias = torch.randn(graph.num_edges, dtype=torch.float64, requires_grad=True)
     streams = torch.randint(0, 2**32, (3, 2))
-    nothing: list[Any] = [None, None, None]
-    for edge, last in (
-        ([None, *nothing, None], (0.4, None, 0.0, False, "cpu")),
-        ([bias, *nothing, streams], (0.4, 1.0, 0.2, True, "cpu")),
-    ):
-        torch.library.opcheck(attention_op, (q, k, v, rows, cols, *edge, *last))
+    table = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    index = torch.randint(0, 4, (graph.num_edges,))
+    mask = torch.randint(0, 8, (1, graph.num_edges, 1), dtype=torch.int32)
+    cases: list[tuple[Tensor | None, dict[str, Any], tuple[Any, ...]]] = [
+        (v, {}, (0.4, None, 0.0, False, "cpu")),
+        (v, {"bias": bias, "streams": streams}, (0.4, 1.0, 0.2, True, "cpu")),
+        (v, {"bias": table, "bias_index": index, "mask": mask}, (0.4, None, 0.0, False, "cpu")),
+        (None, {"bias": bias}, (0.4, 1.0, 0.0, False, "cpu")),
+    ]
+    for value, given, numbers in cases:
+        tensors = [given.get(name) for name in TENSORS]
+        torch.library.opcheck(attention_op, (q, k, value, *tensors, rows, cols, *numbers))
 
 
 def test_compiles_to_one_graph_for_all_sizes() -> None:

@@ -1,0 +1,155 @@
+"""Schema, fake kernels and derivative of the fused aggregation operator.
+
+Two opaque operators: ``graphattn::aggregate`` and ``graphattn::aggregate_backward``. The names of
+the reductions travel as one comma-separated string, graphs as flat tensor lists.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphattn.kernels.reference import aggregate as reference
+from graphattn.ops.dims import accumulate_dtype
+from graphattn.ops.fused import kernels, or_empty, unflatten
+
+
+def _num_stats(reduce: tuple[str, ...]) -> int:
+    """Two statistics for each family of reductions that is not linear: see the reference."""
+    return 2 * (bool({"var", "std"} & set(reduce)) + ("max" in reduce) + ("min" in reduce))
+
+
+@torch.library.custom_op("graphattn::aggregate", mutates_args=())
+def aggregate_op(
+    x: Tensor,
+    weight: Tensor | None,
+    rows: Sequence[Tensor],
+    cols: Sequence[Tensor],
+    reduce: str,
+    impl: str,
+) -> tuple[Tensor, Tensor]:
+    out, stats = kernels(impl, "aggregate").aggregate_forward(
+        x.contiguous(),
+        None if weight is None else weight.contiguous(),
+        unflatten(rows),
+        reduce=tuple(reduce.split(",")),
+    )
+    return out, stats
+
+
+@aggregate_op.register_fake
+def _(
+    x: Tensor,
+    weight: Tensor | None,
+    rows: Sequence[Tensor],
+    cols: Sequence[Tensor],
+    reduce: str,
+    impl: str,
+) -> tuple[Tensor, Tensor]:
+    names = tuple(reduce.split(","))
+    shape = x.shape[0], rows[0].shape[0] - 1, *x.shape[2:]
+    out = x.new_empty((len(names), *shape))
+    return out, x.new_empty((_num_stats(names), *shape), dtype=accumulate_dtype(x))
+
+
+@torch.library.custom_op("graphattn::aggregate_backward", mutates_args=())
+def aggregate_backward_op(
+    grad_out: Tensor,
+    stats: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
+    indptr: Tensor,
+    cols: Sequence[Tensor],
+    reduce: str,
+    impl: str,
+    needs: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
+    names = tuple(reduce.split(","))
+    pulls = reference.message_pulls(grad_out.contiguous(), stats, indptr, reduce=names)
+    grads = kernels(impl, "aggregate").aggregate_backward(
+        pulls,
+        None if x is None else x.contiguous(),
+        None if weight is None else weight.contiguous(),
+        unflatten(cols),
+        reduce=names,
+        dtype=grad_out.dtype,
+        needs=tuple(needs),
+    )
+    return or_empty(grads[0], grad_out), or_empty(grads[1], grad_out)
+
+
+@aggregate_backward_op.register_fake
+def _(
+    grad_out: Tensor,
+    stats: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
+    indptr: Tensor,
+    cols: Sequence[Tensor],
+    reduce: str,
+    impl: str,
+    needs: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
+    shape = grad_out.shape[1], cols[0].shape[0] - 1, *grad_out.shape[3:]
+    grad_x = grad_out.new_empty(shape if needs[0] else (0,))
+    if weight is None or not needs[1]:
+        return grad_x, grad_out.new_empty(0)
+    return grad_x, torch.empty_like(weight, memory_format=torch.contiguous_format)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, weight, rows, cols, reduce, impl = inputs
+    stats = output[1]
+    # A sum's gradient does not look at x: do not keep it alive.
+    kept = [x] if weight is not None or stats.shape[0] > 0 else []
+    kept += [] if weight is None else [weight]
+    ctx.save_for_backward(stats, *rows, *cols, *kept)
+    ctx.sizes = len(rows), len(cols)
+    ctx.weighted = weight is not None
+    ctx.options = reduce, impl
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
+    num_rows, num_cols = ctx.sizes
+    stats, *rest = ctx.saved_tensors
+    rows, cols, kept = rest[:num_rows], rest[num_rows:][:num_cols], rest[num_rows + num_cols :]
+    x = kept[0] if kept else None
+    weight = kept[1] if ctx.weighted else None
+    needs = [bool(ctx.needs_input_grad[0]), bool(ctx.needs_input_grad[1])]
+    nothing = [None] * num_rows, [None] * num_cols, None, None
+    if grad_out is None:
+        return None, None, *nothing
+    if torch.is_grad_enabled():
+        found = _differentiable_backward(grad_out, x, weight, rows, cols, ctx.options[0], needs)
+    else:
+        found = aggregate_backward_op(
+            grad_out, stats, x, weight, rows[0], cols, *ctx.options, needs
+        )
+    grads = [g if need else None for g, need in zip(found, needs, strict=True)]
+    return *grads, *nothing
+
+
+def _differentiable_backward(
+    grad_out: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
+    rows: Sequence[Tensor],
+    cols: Sequence[Tensor],
+    reduce: str,
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """First derivative through the reference, so that it can be differentiated again."""
+    if x is None:  # linear in x: its value does not matter
+        shape = grad_out.shape[1], cols[0].shape[0] - 1, *grad_out.shape[3:]
+        x = grad_out.new_zeros(shape).requires_grad_()
+    out, _ = reference.aggregate_forward(
+        x, weight, unflatten(rows), reduce=tuple(reduce.split(","))
+    )
+    wanted = [t for t, need in zip((x, weight), needs, strict=True) if need and t is not None]
+    found = iter(torch.autograd.grad(out, wanted, grad_out, create_graph=True))
+    return tuple(next(found) if need else None for need in needs)
+
+
+aggregate_op.register_autograd(_backward, setup_context=_save)

@@ -1,0 +1,159 @@
+"""From public arguments to what the kernels take: checks, dtypes, batch, heads, the score."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from graphattn.graph import CSRGraph
+from graphattn.kernels.reference import attention as reference
+from graphattn.kernels.score import Results, Score
+from graphattn.ops._dispatch import resolve
+from graphattn.ops.attention_op import TENSORS, attention_op
+from graphattn.ops.bias import TableBias
+from graphattn.ops.checks import check_edge_tensor, check_numbers, check_qkv, check_same_dtype
+from graphattn.ops.dims import accumulate_dtype
+from graphattn.ops.fused import check_reverse_mode, flatten
+
+
+class Inputs(NamedTuple):
+    """Tensors in kernel form: query [B, R, H, Dk], key and value [B, C, H, D].
+
+    ``lead``: the batch dimensions folded into B. ``edge_proj``: [H, D, F] in query's dtype.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor | None
+    graph: CSRGraph
+    score: Score
+    edge_proj: Tensor | None
+    impl: str
+    lead: torch.Size
+
+
+def prepare(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor | None,
+    graph: CSRGraph,
+    *,
+    scale: float | None,
+    bias: Tensor | TableBias | None,
+    gate: Tensor | None,
+    edge_attr: Tensor | None,
+    edge_proj: Tensor | None,
+    clamp: float | None,
+    impl: str,
+) -> Inputs:
+    """Check everything that is per node or per edge, and bring it into kernel form."""
+    nodes = (query, key) if value is None else (query, key, value)
+    check_qkv(query, key, key if value is None else value, graph)
+    check_numbers(scale, clamp)
+    query, key, *rest = autocast(*nodes)
+    check_same_dtype(query, key, *rest)
+    heads, lead = query.shape[-2], query.shape[:-3]
+    check_edge_options(heads, (query, key, *rest), graph, bias, gate, edge_attr, edge_proj)
+    scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
+    q, k, *v = (fold_batch(t, heads) for t in (query, key, *rest))
+    edge_attr, edge_proj, edge_query = _project_query(q, edge_attr, edge_proj, scale)
+    table = bias.table if isinstance(bias, TableBias) else bias
+    score = Score(
+        scale=scale,
+        clamp=None if clamp is None else float(clamp),
+        bias=None if table is None else table.to(accumulate_dtype(q)),
+        bias_index=bias.index if isinstance(bias, TableBias) else None,
+        gate=None if gate is None else gate.to(q.dtype),
+        edge_attr=edge_attr,
+        edge_query=edge_query,
+    )
+    impl = resolve(impl, q.device)
+    return Inputs(q, k, v[0] if v else None, graph, score, edge_proj, impl, lead)
+
+
+def run(inputs: Inputs, return_gated: bool = False) -> Results:
+    """Call the reference with plain autograd, or the fused operator."""
+    query, key, value, graph, score, _, impl, _ = inputs
+    if impl == "reference":
+        layout = graph.rows_layout(impl)
+        return reference.attention_forward(query, key, value, layout, score, return_gated)
+    check_reverse_mode(impl)
+    tensors = [getattr(score, name) for name in TENSORS]
+    training = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (query, key, value, *tensors)
+    )
+    cols = flatten(graph.t().rows_layout(impl)) if training else []
+    rows = flatten(graph.rows_layout(impl))
+    numbers = score.scale, score.clamp, score.dropout_p, return_gated
+    return Results(*attention_op(query, key, value, *tensors, rows, cols, *numbers, impl))
+
+
+def check_edge_options(
+    heads: int,
+    nodes: tuple[Tensor, ...],
+    graph: CSRGraph,
+    bias: Tensor | TableBias | None,
+    gate: Tensor | None,
+    edge_attr: Tensor | None,
+    edge_proj: Tensor | None,
+) -> None:
+    """Check the per-edge tensors and which of them may be combined."""
+    edges, width = graph.num_edges, nodes[0].shape[-1]
+    if isinstance(bias, TableBias):
+        bias.check(graph, heads)
+    elif bias is not None:
+        check_edge_tensor("bias", bias, graph, (edges,), (edges, heads))
+    if gate is not None:
+        check_edge_tensor("gate", gate, graph, (edges, heads, width))
+    if (edge_attr is None) != (edge_proj is None):
+        raise ValueError("edge_attr and edge_proj go together: pass both or neither")
+    if edge_attr is None or edge_proj is None:
+        return
+    if gate is not None:
+        raise ValueError(
+            "edge_attr cannot be combined with gate or return_gated; "
+            "project the edge features into the gate instead"
+        )
+    if edge_attr.dim() != 2 or edge_attr.shape[1] == 0:
+        raise ValueError(
+            f"edge_attr must have shape [E, F] with F >= 1, got {list(edge_attr.shape)}"
+        )
+    check_edge_tensor("edge_attr", edge_attr, graph, (edges, edge_attr.shape[1]))
+    if not isinstance(edge_proj, Tensor):
+        raise TypeError(f"edge_proj must be a tensor [H, D, F], got {type(edge_proj).__name__}")
+    wanted, widths = (heads, width, edge_attr.shape[1]), {t.shape[-1] for t in nodes}
+    if tuple(edge_proj.shape) != wanted or len(widths) > 1:
+        raise ValueError(
+            f"edge_proj must have shape [H, D, F] = {list(wanted)} with one width for key and "
+            f"value, got {list(edge_proj.shape)} and widths {sorted(widths)}"
+        )
+
+
+def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Cast as scaled_dot_product_attention does: to autocast's dtype where it is on."""
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    dtype = torch.get_autocast_dtype(kind)
+    return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+
+
+def fold_batch(tensor: Tensor, heads: int) -> Tensor:
+    """Fold the batch dimensions into one and spread grouped heads: [B, nodes, H, D]."""
+    flat = tensor.reshape(math.prod(tensor.shape[:-3]), *tensor.shape[-3:])
+    groups = heads // max(tensor.shape[-2], 1)
+    return flat if groups == 1 else flat.repeat_interleave(groups, dim=2)
+
+
+def _project_query(
+    query: Tensor, edge_attr: Tensor | None, edge_proj: Tensor | None, scale: float
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Edge features and projection in query's dtype, and the scaled query seen by the features.
+
+    q . (k + P a) = q . k + (P^T q) . a, so that no projected edge feature [E, H, D] is needed.
+    """
+    if edge_attr is None or edge_proj is None:
+        return None, None, None
+    edge_attr, edge_proj = edge_attr.to(query.dtype), edge_proj.to(query.dtype)
+    return edge_attr, edge_proj, torch.einsum("brhd,hdf->brhf", scale * query, edge_proj)

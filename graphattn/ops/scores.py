@@ -1,0 +1,73 @@
+"""edge_scores and attention_weights: what attention computes per edge, for other normalisers."""
+
+from typing import Any, TypedDict, Unpack
+
+import torch
+from torch import Tensor
+
+from graphattn.graph import as_graph
+from graphattn.ops.bias import TableBias
+from graphattn.ops.edge_softmax import edge_softmax
+from graphattn.ops.inputs import prepare, run
+
+
+class ScoreOptions(TypedDict, total=False):
+    """Keywords that make up a logit; see :func:`graphattn.attention`."""
+
+    scale: float | None
+    bias: Tensor | TableBias | None
+    gate: Tensor | None
+    edge_attr: Tensor | None
+    edge_proj: Tensor | None
+    clamp: float | None
+    impl: str
+
+
+def edge_scores(query: Tensor, key: Tensor, graph: Any, **options: Unpack[ScoreOptions]) -> Tensor:
+    r"""Logit of every edge, ``[..., E, H]``, in the caller's edge order.
+
+    .. math::
+        s_{ij} = \mathrm{clamp}\Big(\mathrm{scale} \sum_c q_{ic}\, (k_j + P a_{ij})_c\, g_{ijc}\Big)
+                 + b_{ij}
+
+    Args:
+        query: ``[..., rows, H, Dk]``.
+        key: ``[..., cols, Hkv, Dk]``.
+        graph: A :class:`CSRGraph` or whatever :func:`as_graph` takes.
+        **options: ``scale``, ``bias``, ``gate``, ``edge_attr``, ``edge_proj``, ``clamp`` and
+            ``impl`` as in :func:`graphattn.attention`.
+
+    Returns:
+        float32 (float64 for float64), whatever the storage: the accumulated sums.
+
+    Raises:
+        ValueError, TypeError, BackendUnavailable: as :func:`graphattn.attention`.
+
+    Memory: the result and, in backward, the gradients; no tensor of size E x D.
+    """
+    names: ScoreOptions = {
+        "scale": None, "bias": None, "gate": None, "edge_attr": None, "edge_proj": None,
+        "clamp": None, "impl": "auto",
+    }  # fmt: skip
+    unknown = sorted(options.keys() - names.keys())
+    if unknown:
+        raise TypeError(f"unknown option {unknown[0]!r}; expected one of {', '.join(names)}")
+    inputs = prepare(query, key, None, as_graph(graph), **(names | options))
+    scores = run(inputs).scores
+    assert scores is not None
+    return scores.reshape(inputs.lead + scores.shape[1:])
+
+
+def attention_weights(
+    query: Tensor, key: Tensor, graph: Any, **options: Unpack[ScoreOptions]
+) -> Tensor:
+    """Softmax weight of every edge, ``[..., E, H]``, in the caller's edge order.
+
+    ``edge_softmax(edge_scores(...))``, with the arguments of :func:`edge_scores`; in float32
+    (float64 for float64); differentiable. Meant for reading: :func:`graphattn.attention` never
+    writes its weights down.
+    """
+    graph = as_graph(graph)
+    with torch.autocast(query.device.type, enabled=False):
+        scores = edge_scores(query, key, graph, **options)
+    return edge_softmax(scores, graph, heads=True, impl=options.get("impl", "auto"))

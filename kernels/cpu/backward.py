@@ -1,0 +1,192 @@
+"""CPU attention, backward: the pass over rows, then the pass over columns."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from graphattn.kernels.cpu.backward_columns import backward_columns
+from graphattn.kernels.cpu.backward_rows import backward_rows
+from graphattn.kernels.cpu.launch import Argument, Launch, address, cut, prepare
+from graphattn.kernels.cpu.shares import Share, add_parts, shares
+from graphattn.kernels.layout import Layout
+from graphattn.kernels.score import Gradients, Results, Score
+
+BACKWARD_BLOCK = 16
+# Gradients of a table are summed in one copy per piece of the rows, of this many bytes at most.
+TABLE_BYTES, LEAST_TABLES = 2**26, 4
+
+
+def attention_backward(
+    grads: Results,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor | None,
+    done: Results,
+    rows: Layout,
+    cols: Layout,
+    score: Score,
+    needs: tuple[bool, ...] = (False, False, False, False),
+) -> Gradients:
+    """Gradients of ``attention_forward``; ``done`` holds its out, lse and edge_out.
+
+    ``needs``: whether the gradients of (bias, gate, edge_attr, edge_query) are wanted. Those of
+    edge tensors are in the caller's order and summed over the batch.
+
+    Weights are recomputed as exp(logit - lse), so they inherit the rounding of ``lse``, 6e-8 of it
+    in float32: beyond |lse| = 1e7 it cannot hold the log n of n equal logits, and their weights
+    here come out as up to 1 instead of 1 / n. A mask of -inf has no such limit, one of
+    ``finfo.min`` has it where it masks a whole row. Memory: the gradients, two numbers per row and
+    head, up to 64 copies of a bias table, and copies of node tensors whose widths need padding.
+    """
+    call = prepare(query, key, value, BACKWARD_BLOCK, score, grads.gated is not None)
+    pulls = _Pulls.of(call, grads, done)
+    edge_grads = _edge_gradients(call, needs)
+    whole, *hubs = shares(rows)
+    by_rows, tables = pulls.rows_pass(whole, key.shape[1], edge_grads, needs)
+    for parts in hubs:
+        found, more = pulls.rows_pass(parts, key.shape[1], edge_grads, needs)
+        assert parts.owners is not None
+        add_parts(by_rows, found, parts.owners)
+        tables = [*tables, *more]
+    whole, *hubs = shares(cols)
+    by_columns = pulls.columns_pass(whole, query.shape[1])
+    for parts in hubs:
+        assert parts.owners is not None
+        add_parts(by_columns, pulls.columns_pass(parts, query.shape[1]), parts.owners)
+    if tables:
+        edge_grads[0] = _sum_in_order(tables)
+    nodes = (by_rows[0], *by_columns)
+    edge_query = None if by_rows[1] is None else cut(by_rows[1], _given(score.edge_query))
+    dense = zip(nodes, (query, key, value), strict=True)
+    plain = zip(edge_grads, (score.bias, score.gate, score.edge_attr), strict=True)
+    return Gradients(
+        *(None if like is None or g is None else cut(g, like) for g, like in dense),  # type: ignore[arg-type]
+        *(None if like is None or g is None else g.to(like.dtype) for g, like in plain),
+        edge_query,
+    )
+
+
+def _given(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor
+
+
+@dataclass(frozen=True)
+class _Pulls:
+    """A call, its results and their gradients, as the backward kernels read them."""
+
+    call: Launch
+    out: Tensor | None
+    lse: Tensor | None
+    edge_out: Tensor | None
+    grad_out: Tensor | None
+    grad_lse: Tensor | None
+    grad_edge_out: Tensor | None
+    grad_gated: Tensor | None
+    grad_scores: Tensor | None
+    stats: Tensor | None
+
+    @classmethod
+    def of(cls, call: Launch, grads: Results, done: Results) -> "_Pulls":
+        """Padded and contiguous; ``stats`` is written by rows and read by columns."""
+
+        def padded(
+            tensor: Tensor | None, width: int, dtype: torch.dtype | None = None
+        ) -> Tensor | None:
+            return None if tensor is None else call.padded(tensor, width, dtype)
+
+        def plain(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(call.dtype).contiguous()
+
+        features = done.edge_out if grads.edge_out is not None else None
+        return cls(
+            call=call,
+            out=padded(done.out, call.shape.value, call.stored),
+            lse=call.padded_heads(done.lse),
+            edge_out=padded(features, call.shape.feature),
+            grad_out=padded(grads.out, call.shape.value, call.stored),
+            grad_lse=call.padded_heads(grads.lse),
+            grad_edge_out=padded(
+                grads.edge_out if features is not None else None, call.shape.feature
+            ),
+            grad_gated=plain(grads.gated),
+            grad_scores=plain(grads.scores),
+            stats=None if call.value is None else call.empty(call.query.shape[1], 2),
+        )
+
+    @property
+    def last(self) -> tuple[Argument, ...]:
+        """Arguments with which both passes end."""
+        return address(self.grad_edge_out), address(self.call.score.mask), *self.call.dropout
+
+    @property
+    def middle(self) -> tuple[Argument, ...]:
+        """What makes up the logits, and the gradient of their products."""
+        _, gate, edge_attr, edge_query = map(address, self.call.edge)
+        terms = (*self.call.terms, *self.call.biases, gate, address(self.grad_gated))
+        return *terms, edge_attr, edge_query
+
+    def rows_pass(
+        self,
+        share: Share,
+        columns: int,
+        edge_grads: list[Tensor | None],
+        needs: tuple[bool, ...],
+    ) -> tuple[list[Tensor | None], list[Tensor]]:
+        """Gradients of query and edge_query, and of a bias table in copies to be summed."""
+        call, grad_edge_query = self.call, None
+        if needs[3] and call.score.edge_query is not None:
+            grad_edge_query = call.empty(share.outputs, call.shape.feature)
+        grad_query = call.empty(share.outputs, call.shape.key)
+        bias, gate, edge_attr = edge_grads
+        tables = _bias_tables(call, share) if needs[0] else None
+        own = () if tables is not None else (address(bias),)
+        call.run(
+            backward_rows, share, columns,
+            *map(address, (call.query, call.key, call.value, self.out, self.lse, self.grad_out)),
+            *map(address, (self.grad_lse, self.grad_scores, grad_query, self.stats)),
+            *self.middle, address(self.edge_out), *self.last,
+            *map(address, (gate, edge_attr, grad_edge_query)), *own, tables=tables,
+        )  # fmt: skip
+        return [grad_query, grad_edge_query], [] if tables is None else list(tables)
+
+    def columns_pass(self, share: Share, rows: int) -> list[Tensor | None]:
+        """Gradients of key and value."""
+        call = self.call
+        found: list[Tensor | None] = [call.empty(share.outputs, call.shape.key), None]
+        if call.value is not None:
+            found[1] = call.empty(share.outputs, call.shape.value)
+        call.run(
+            backward_columns, share, rows,
+            *map(address, (call.query, call.key, call.value, self.grad_out, self.grad_scores)),
+            *map(address, (self.stats, *found)), *self.middle, *self.last,
+        )  # fmt: skip
+        return found
+
+
+def _edge_gradients(call: Launch, needs: tuple[bool, ...]) -> list[Tensor | None]:
+    """Where the row pass writes the gradients of bias [E(, H)], gate and edge features."""
+    # With no batch entry or no head, no pass writes the edges' gradients.
+    written = call.query.shape[0] * call.query.shape[2] > 0
+    blank = torch.empty_like if written else torch.zeros_like
+    wanted = [tensor if need else None for need, tensor in zip(needs, call.edge, strict=True)]
+    if call.score.bias_index is not None:
+        wanted[0] = None
+    return [None if tensor is None else blank(tensor) for tensor in wanted[:3]]
+
+
+def _bias_tables(call: Launch, share: Share) -> Tensor | None:
+    """Zeroed copies of the bias table, one for each piece of a share."""
+    table = call.score.bias
+    if call.score.bias_index is None or table is None:
+        return None
+    most = max(TABLE_BYTES // max(table.numel() * table.element_size(), 1), LEAST_TABLES)
+    return table.new_zeros((max(min(len(share.bounds) - 1, most), 1), *table.shape))
+
+
+def _sum_in_order(tables: list[Tensor]) -> Tensor:
+    total = tables[0].clone()
+    for table in tables[1:]:
+        total += table
+    return total

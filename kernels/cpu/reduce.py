@@ -1,0 +1,90 @@
+"""All reductions of a row's messages in one walk over its edges, for one slice of the row."""
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from graphattn.kernels.cpu.accumulators import Accumulator, accumulators
+from graphattn.kernels.cpu.emitter import I64, Emitter, Value
+from graphattn.kernels.cpu.reduction import Piece
+from graphattn.kernels.cpu.shape import ConstantType
+from graphattn.kernels.cpu.walk import WALK, Walk
+
+
+def _emit_reduce(walk: Walk, out: Value, stats: Value, plane: Value) -> None:
+    e, b = walk.e, walk.e.builder
+    states = [(piece, accumulators(e, piece.lanes, walk.shape)) for piece in walk.pieces]
+    whole = ir.Constant(I64, 0)
+    for _, held in states:
+        for accumulator in held:
+            accumulator.begin()
+    with walk.blocks() as (start, count):
+        first, fresh = walk.at(start), b.icmp_signed("==", start, walk.begin)
+        for piece, held in states:
+            message = walk.message(first, piece, walk.gather(first.row, piece))
+            for accumulator in held:
+                accumulator.open(message, fresh)
+        with walk.edges_of(start, count) as position:
+            walk.fetch(position, [whole])
+            edge = walk.at(position)
+            for piece, held in states:
+                message = walk.message(edge, piece, walk.gather(edge.row, piece))
+                for accumulator in held:
+                    accumulator.step(message)
+        before = walk.float_of(b.sub(start, walk.begin))
+        for _, held in states:
+            for accumulator in held:
+                accumulator.close(before, walk.float_of(count))
+    count = b.sub(walk.end, walk.begin)
+    for piece, held in states:
+        _emit_results(walk, piece, held, count, (out, stats, plane))
+
+
+def _emit_results(
+    walk: Walk, piece: Piece, held: list[Accumulator], count: Value, to: tuple[Value, ...]
+) -> None:
+    """Store the reductions and statistics of a piece; 0 for a row without edges."""
+    b, (out, stats, plane) = walk.e.builder, to
+    empty = b.icmp_signed("==", count, ir.Constant(I64, 0))
+    divisor = b.select(empty, walk.e.scalar(1.0), walk.float_of(count))
+    found: dict[str, Value] = {}
+    saved: list[Value] = []
+    for accumulator in held:
+        saved += accumulator.finish(divisor, found)
+    for base, vectors in ((out, [found[name] for name in walk.shape.reduce]), (stats, saved)):
+        for number, vector in enumerate(vectors):
+            at = b.add(base, b.mul(plane, ir.Constant(I64, number)))
+            walk.store(b.select(empty, vector.type(None), vector), at, piece)
+
+
+@intrinsic
+def reduce_edges(
+    typingctx: Any,
+    row: ConstantType,
+    begin: types.Type,
+    end: types.Type,
+    table: types.Type,
+    ahead: types.Type,
+    edges: types.Type,
+    weights: types.Type,
+    weight_jump: types.Type,
+    out: types.Type,
+    stats: types.Type,
+    plane: types.Type,
+) -> Any:
+    """Reduce the messages of edges ``begin`` to ``end`` for one slice of a row.
+
+    ``table``: the slices of x by column; ``weights``: address of this slice's first head, edges
+    ``weight_jump`` bytes apart; results and statistics lie ``plane`` bytes apart.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Value:
+        slice_ = row.constant
+        if slice_.heads * slice_.width > 0:
+            walk = Walk(Emitter(builder, slice_.shape.double), slice_, *args[1:8])
+            _emit_reduce(walk, *args[8:])
+        return context.get_dummy_value()
+
+    return types.void(row, *WALK, *[types.int64] * 3), codegen

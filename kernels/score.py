@@ -1,0 +1,56 @@
+"""What the attention kernels take and give beside query, key, value and the graph."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Score(NamedTuple):
+    """How strongly an edge counts: what makes up its logit, and which weights survive.
+
+    logit = clamp(scale * sum_c q_c k_c gate_c + sum_f edge_query_f edge_attr_f) + bias.
+
+    Edge tensors are in the caller's order. ``bias`` is [E], [E, H], or a table [H, T] that
+    ``bias_index`` [E] (int32 or int64) looks up; ``gate`` [E, H, Dk]; ``edge_attr`` [E, F] meets
+    ``edge_query`` [B, R, H, F]. ``mask`` int32 [B, E, ceil(H / 32)]: bit ``h % 32`` of word
+    ``h // 32`` says whether the edge exists for head h. ``streams`` [B * H, 2] int64 seed the
+    dropout hash.
+    """
+
+    scale: float = 1.0
+    clamp: float | None = None
+    bias: Tensor | None = None
+    bias_index: Tensor | None = None
+    gate: Tensor | None = None
+    edge_attr: Tensor | None = None
+    edge_query: Tensor | None = None
+    mask: Tensor | None = None
+    dropout_p: float = 0.0
+    streams: Tensor | None = None
+
+
+class Results(NamedTuple):
+    """What attention returns, or the gradients of it; None where it was not asked for.
+
+    out [B, R, H, Dv] and lse [B, R, H]; edge_out [B, R, H, F] = sum_j w_ij edge_attr_ij;
+    gated [B, E, H, Dk] = scale * q * k * gate and scores [B, E, H], the logits, in the caller's
+    edge order. Without a value there are scores in place of out, lse and edge_out.
+    """
+
+    out: Tensor | None = None
+    lse: Tensor | None = None
+    edge_out: Tensor | None = None
+    gated: Tensor | None = None
+    scores: Tensor | None = None
+
+
+class Gradients(NamedTuple):
+    """Gradients of the inputs; None where they were not needed."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor | None
+    bias: Tensor | None
+    gate: Tensor | None
+    edge_attr: Tensor | None
+    edge_query: Tensor | None
