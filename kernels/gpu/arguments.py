@@ -67,11 +67,10 @@ class Call(NamedTuple):
 
 def packed(score: Score) -> Score:
     """The score with its tensors contiguous, as the kernels index them."""
-    loose = {
-        name: field.contiguous()
-        for name, field in zip(Score._fields, score, strict=True)
-        if isinstance(field, Tensor) and not field.is_contiguous()
-    }
+    loose = {}
+    for name, field in zip(Score._fields, score, strict=True):
+        if field is not None and isinstance(field, Tensor) and not field.is_contiguous():
+            loose[name] = field.contiguous()
     return score._replace(**loose) if loose else score
 
 

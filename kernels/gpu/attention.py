@@ -13,7 +13,7 @@ from graphattn.kernels.gpu.backward_cols import backward_cols
 from graphattn.kernels.gpu.backward_rows import backward_rows
 from graphattn.kernels.gpu.edge_gradients import edge_gradients
 from graphattn.kernels.gpu.forward import attention_rows
-from graphattn.kernels.gpu.launch import launch_with
+from graphattn.kernels.gpu.launch import launch_with, on_device_of
 from graphattn.kernels.gpu.levels import merge_rows, merge_sums, partial_rows
 from graphattn.kernels.gpu.tuning import backward_registers, forward_registers
 from graphattn.kernels.layout import Layout
@@ -54,7 +54,7 @@ def attention_forward(
     wide = (score.gate is not None) + (score.edge_attr is not None)
     registers = forward_registers(wide, query.element_size())
     programs = call.units * (work.num_tasks // call.config.slots)
-    with torch.cuda.device_of(query):
+    with on_device_of(query):
         _launch(attention_rows, call, work, own, programs, registers)
         if made.out is not None and work.chunks > 0:
             merge_rows(parts, final, work, call.config, call.arguments)
@@ -145,7 +145,7 @@ def attention_backward(
         (score.gate is not None) + (score.edge_attr is not None) + (grads.gated is not None),
         query.element_size(),
     )
-    with torch.cuda.device_of(query):
+    with on_device_of(query):
         grad_query, *edge_side = _row_pass(call, grads, done, divide(rows), score, needs, registers)
         grad_key, grad_value = _column_pass(call, divide(cols), registers)
     return Gradients(grad_query, grad_key, grad_value, *edge_side)

@@ -1,10 +1,13 @@
 """The one place from which kernels are launched, or recorded to be compiled ahead of time."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+
+_HERE = nullcontext()
 
 
 class Launch(NamedTuple):
@@ -67,6 +70,13 @@ def launch_with(
     elif programs > 0:
         options = compile_options(num_warps, max_registers, torch.version.hip is not None)
         kernel[(programs,)](**(arguments | options))
+
+
+def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Context in which kernels run where the tensor is; free if that is the current device."""
+    if not tensor.is_cuda or tensor.get_device() == torch.cuda.current_device():
+        return _HERE
+    return torch.cuda.device_of(tensor)
 
 
 @contextmanager

@@ -122,19 +122,14 @@ def random_mask(batch: int, heads: int) -> Tensor:
 
 
 def detached(dense: list[Tensor | None], score: Score) -> tuple[list[Tensor | None], Score]:
-    def detach(value: Any) -> Any:
-        return value.detach() if isinstance(value, Tensor) else value
-
-    return [detach(t) for t in dense], Score(*(detach(t) for t in score))
+    plain = [t.detach() if isinstance(t, Tensor) else t for t in (*dense, *score)]
+    return plain[:3], Score(*plain[3:])
 
 
 def assert_close(
     found: Tensor, expected: Tensor, what: str, storage: torch.dtype | None = None
 ) -> None:
-    """Equal up to rounding of the dtype, relative to the largest number.
-
-    ``storage``: of the output that the backward reads, which limits the gradients.
-    """
+    """Equal up to rounding of the dtype (that of ``storage``), relative to the largest number."""
     assert found.shape == expected.shape and found.dtype == expected.dtype, what
     assert torch.equal(found.isneginf(), expected.isneginf()), what
     finite = torch.where(expected.isneginf(), 0, expected).double()
@@ -158,18 +153,16 @@ def check(gpu: Any, *case: Any) -> None:
     pulls = [None if t is None else torch.randn_like(t) for t in expected]
     leaves = {n: getattr(score, n) for n in OPTIONAL if getattr(score, n) is not None}
     leaves |= {n: t for n, t in zip(("query", "key", "value"), dense, strict=True) if t is not None}
+    if "nolse" in case[-1]:
+        pulls[1] = None
+    if expected.scores is not None:  # the sum leaves out what is -inf
+        pulls[4] = pulls[4].masked_fill(expected.scores.isneginf(), 0)
     total = sum(
         (a.masked_fill(a.isneginf(), 0) * b).sum()
         for a, b in zip(expected, pulls, strict=True)
-        if a is not None
+        if b is not None
     )
     needs = tuple(name in leaves for name in OPTIONAL)
-    if expected.lse is not None and "nolse" in case[-1]:
-        total = total - (expected.lse.masked_fill(expected.lse.isneginf(), 0) * pulls[1]).sum()
-        pulls[1] = None
-    if expected.scores is not None and score.bias is not None:
-        # The sum above leaves out scores of -inf; their gradient is what is handed in.
-        pulls[4] = pulls[4].masked_fill(expected.scores.isneginf(), 0)
     done = Results(*found[:3])
     grads = gpu.attention_backward(
         Results(*pulls), *plain, done, rows, cols, constant, needs
