@@ -13,8 +13,8 @@ import graphattn as ga
 from graphattn.datasets.generated import power_law
 
 NODES, EDGES, HEADS, WIDTH, TYPES, FEATURES = 100_000, 1_600_000, 8, 16, 169, 16
-# Times that an option's tensor crosses memory: (forward, backward over rows, over columns), and
-# once more where its gradient is written.
+# Bytes of an edge's row of all heads. An option's tensor crosses memory once in forward, twice in
+# backward, and once more where its gradient is written.
 _ROW = 4 * HEADS * WIDTH
 
 

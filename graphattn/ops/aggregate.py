@@ -9,10 +9,11 @@ from torch import Tensor
 
 from graphattn.graph import CSRGraph, as_graph
 from graphattn.kernels.reference import aggregate as reference
+from graphattn.kernels.reference.edges import accumulate_dtype
 from graphattn.ops._dispatch import resolve
 from graphattn.ops.aggregate_op import aggregate_op
 from graphattn.ops.checks import check_edge_tensor
-from graphattn.ops.dims import accumulate_dtype, check_float_tensor, has_heads
+from graphattn.ops.dims import check_float_tensor, has_heads
 from graphattn.ops.fused import check_reverse_mode, flatten
 
 

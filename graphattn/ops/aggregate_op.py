@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from graphattn.kernels.reference import aggregate as reference
-from graphattn.ops.dims import accumulate_dtype
+from graphattn.kernels.reference.edges import accumulate_dtype
 from graphattn.ops.fused import kernels, or_empty, unflatten
 
 

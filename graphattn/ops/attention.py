@@ -1,6 +1,6 @@
 """attention: softmax attention of every node over its neighbours in a graph."""
 
-from typing import Any, Literal, TypedDict, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -8,25 +8,18 @@ from torch import Tensor
 from graphattn.graph import as_graph
 from graphattn.ops.bias import TableBias
 from graphattn.ops.checks import check_normaliser
-from graphattn.ops.inputs import Inputs, prepare, run
+from graphattn.ops.inputs import Inputs, ScoreOptions, prepare, run
 from graphattn.ops.merge import add_null_key
 from graphattn.ops.top_m import top_m_bits
 
 
-class Options(TypedDict, total=False):
+class Options(ScoreOptions, total=False):
     """Keywords of :func:`attention` that do not decide how many results it returns."""
 
-    scale: float | None
-    bias: Tensor | TableBias | None
-    gate: Tensor | None
-    edge_attr: Tensor | None
-    edge_proj: Tensor | None
-    clamp: float | None
     eps: float
     null_logit: Tensor | float | None
     top_m: int | None
     dropout_p: float
-    impl: str
 
 
 @overload
@@ -126,14 +119,9 @@ def attention(
     """
     graph = as_graph(graph)
     check_normaliser(eps, dropout_p, top_m)
-    if edge_attr is not None and return_gated:
-        raise ValueError(
-            "edge_attr cannot be combined with gate or return_gated; "
-            "project the edge features into the gate instead"
-        )
     inputs = prepare(
         query, key, value, graph, scale=scale, bias=bias, gate=gate, edge_attr=edge_attr,
-        edge_proj=edge_proj, clamp=clamp, impl=impl,
+        edge_proj=edge_proj, clamp=clamp, impl=impl, return_gated=return_gated,
     )  # fmt: skip
     streams = _streams(inputs.query, dropout_p)
     score = inputs.score._replace(dropout_p=float(dropout_p), streams=streams)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from graphattn.kernels.reference import attention as reference
+from graphattn.kernels.reference.edges import accumulate_dtype
 from graphattn.kernels.score import Results, Score
 from graphattn.ops.fused import kernels, or_empty, unflatten
 
@@ -80,7 +81,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, num_rows, heads, width = query.shape
     num_edges = rows[1].shape[0]
-    high = torch.float64 if query.dtype == torch.float64 else torch.float32
+    high = accumulate_dtype(query)
     gated = query.new_empty((batch, num_edges, heads, width) if return_gated else (0,))
     if value is None:
         nothing = [query.new_empty(0) for _ in range(3)]

@@ -40,7 +40,9 @@ class TableBias:
         ValueError: ``table`` is not two-dimensional, an index is out of range, devices differ.
         TypeError: a dtype is wrong.
 
-    Memory: the gradient of the table is summed in at most 64 parts, ``256 H T`` bytes.
+    Memory: the gradient is summed in copies of the table. On the CPU at most 64 for pieces of the
+    rows and 128 for parts of hub rows, each set within 64 MiB (or 4 copies); on the GPU at most
+    the larger of 64 MiB and 64 copies.
     """
 
     table: Tensor

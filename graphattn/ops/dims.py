@@ -1,6 +1,5 @@
 """Which dimension of a tensor runs over the nodes or the edges, where heads are optional."""
 
-import torch
 from torch import Tensor
 
 from graphattn.graph import CSRGraph
@@ -59,8 +58,3 @@ def has_heads(
             f"got {list(tensor.shape)}"
         )
     return heads
-
-
-def accumulate_dtype(tensor: Tensor) -> torch.dtype:
-    """float64 for float64, else float32."""
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32

@@ -1,20 +1,32 @@
 """From public arguments to what the kernels take: checks, dtypes, batch, heads, the score."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
 
 from graphattn.graph import CSRGraph
 from graphattn.kernels.reference import attention as reference
+from graphattn.kernels.reference.edges import accumulate_dtype
 from graphattn.kernels.score import Results, Score
 from graphattn.ops._dispatch import resolve
 from graphattn.ops.attention_op import TENSORS, attention_op
 from graphattn.ops.bias import TableBias
 from graphattn.ops.checks import check_edge_tensor, check_numbers, check_qkv, check_same_dtype
-from graphattn.ops.dims import accumulate_dtype
 from graphattn.ops.fused import check_reverse_mode, flatten
+
+
+class ScoreOptions(TypedDict, total=False):
+    """Keywords that make up a logit; see :func:`graphattn.attention`."""
+
+    scale: float | None
+    bias: Tensor | TableBias | None
+    gate: Tensor | None
+    edge_attr: Tensor | None
+    edge_proj: Tensor | None
+    clamp: float | None
+    impl: str
 
 
 class Inputs(NamedTuple):
@@ -39,15 +51,21 @@ def prepare(
     value: Tensor | None,
     graph: CSRGraph,
     *,
-    scale: float | None,
-    bias: Tensor | TableBias | None,
-    gate: Tensor | None,
-    edge_attr: Tensor | None,
-    edge_proj: Tensor | None,
-    clamp: float | None,
-    impl: str,
+    scale: float | None = None,
+    bias: Tensor | TableBias | None = None,
+    gate: Tensor | None = None,
+    edge_attr: Tensor | None = None,
+    edge_proj: Tensor | None = None,
+    clamp: float | None = None,
+    impl: str = "auto",
+    return_gated: bool = False,
 ) -> Inputs:
     """Check everything that is per node or per edge, and bring it into kernel form."""
+    if edge_attr is not None and (gate is not None or return_gated):
+        raise ValueError(
+            "edge_attr cannot be combined with gate or return_gated; "
+            "project the edge features into the gate instead"
+        )
     nodes = (query, key) if value is None else (query, key, value)
     check_qkv(query, key, key if value is None else value, graph)
     check_numbers(scale, clamp)
@@ -110,11 +128,6 @@ def check_edge_options(
         raise ValueError("edge_attr and edge_proj go together: pass both or neither")
     if edge_attr is None or edge_proj is None:
         return
-    if gate is not None:
-        raise ValueError(
-            "edge_attr cannot be combined with gate or return_gated; "
-            "project the edge features into the gate instead"
-        )
     if edge_attr.dim() != 2 or edge_attr.shape[1] == 0:
         raise ValueError(
             f"edge_attr must have shape [E, F] with F >= 1, got {list(edge_attr.shape)}"

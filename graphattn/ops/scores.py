@@ -1,26 +1,13 @@
 """edge_scores and attention_weights: what attention computes per edge, for other normalisers."""
 
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from graphattn.graph import as_graph
-from graphattn.ops.bias import TableBias
 from graphattn.ops.edge_softmax import edge_softmax
-from graphattn.ops.inputs import prepare, run
-
-
-class ScoreOptions(TypedDict, total=False):
-    """Keywords that make up a logit; see :func:`graphattn.attention`."""
-
-    scale: float | None
-    bias: Tensor | TableBias | None
-    gate: Tensor | None
-    edge_attr: Tensor | None
-    edge_proj: Tensor | None
-    clamp: float | None
-    impl: str
+from graphattn.ops.inputs import ScoreOptions, prepare, run
 
 
 def edge_scores(query: Tensor, key: Tensor, graph: Any, **options: Unpack[ScoreOptions]) -> Tensor:
@@ -45,14 +32,11 @@ def edge_scores(query: Tensor, key: Tensor, graph: Any, **options: Unpack[ScoreO
 
     Memory: the result and, in backward, the gradients; no tensor of size E x D.
     """
-    names: ScoreOptions = {
-        "scale": None, "bias": None, "gate": None, "edge_attr": None, "edge_proj": None,
-        "clamp": None, "impl": "auto",
-    }  # fmt: skip
-    unknown = sorted(options.keys() - names.keys())
+    known = ScoreOptions.__annotations__
+    unknown = sorted(options.keys() - known.keys())
     if unknown:
-        raise TypeError(f"unknown option {unknown[0]!r}; expected one of {', '.join(names)}")
-    inputs = prepare(query, key, None, as_graph(graph), **(names | options))
+        raise TypeError(f"unknown option {unknown[0]!r}; expected one of {', '.join(known)}")
+    inputs = prepare(query, key, None, as_graph(graph), **options)
     scores = run(inputs).scores
     assert scores is not None
     return scores.reshape(inputs.lead + scores.shape[1:])
