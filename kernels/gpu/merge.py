@@ -6,7 +6,7 @@ One program merges one run of consecutive partial results, in order, so no atomi
 import triton
 import triton.language as tl
 
-from graphattn.kernels.gpu.blocks import LN2, LOG2E, gather, head_lanes, load_heads
+from graphattn.kernels.gpu.blocks import LN2, LOG2E, gather, head_lanes, load_heads, share
 from graphattn.kernels.gpu.forward import store_rows
 
 
@@ -46,11 +46,7 @@ def merge_softmax(
     FINAL: tl.constexpr,
 ):
     """Mean of partial outputs weighted by exp(lse), and the LSE of them all."""
-    pid = tl.program_id(0)
-    unit = pid // num_tasks
-    task = pid - unit * num_tasks
-    batch = (unit // GROUPS).to(tl.int64)
-    group = unit % GROUPS
+    batch, group, task = share(tl.program_id(0), 0, num_tasks, GROUPS)
     first, count, dest = merge_task(tasks, num_tasks, task, FINAL)
     one = tl.arange(0, 1)
     heads = group * BLOCK_H + tl.arange(0, BLOCK_H)
@@ -114,12 +110,9 @@ def merge_sum(
     FINAL: tl.constexpr,
 ):
     """Sum of partial gradients of WIDTH numbers each, BLOCK of them per program."""
-    pid = tl.program_id(0)
-    unit = pid // num_tasks
-    task = pid - unit * num_tasks
-    batch = (unit // GROUPS).to(tl.int64)
+    batch, group, task = share(tl.program_id(0), 0, num_tasks, GROUPS)
     first, count, dest = merge_task(tasks, num_tasks, task, FINAL)
-    column = (unit % GROUPS) * BLOCK + tl.arange(0, BLOCK)
+    column = group * BLOCK + tl.arange(0, BLOCK)
     source = part + (batch * num_parts + first) * WIDTH + column
     acc = tl.zeros([BLOCK], part.dtype.element_ty)
     i = count * 0

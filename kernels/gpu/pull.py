@@ -8,6 +8,7 @@ from graphattn.kernels.gpu.blocks import (
     gather,
     load_heads,
     scatter,
+    share,
     store_heads,
     task_slots,
     trip_count,
@@ -61,12 +62,7 @@ def pull_cols(
     STRIDE: tl.constexpr = HEADS * WIDTH
     CURVED: tl.constexpr = SPREAD or MAX or MIN
     EXTREMES: tl.constexpr = LINEAR + 2 * SPREAD
-    pid = tl.program_id(0)
-    unit = pid // blocks
-    block = pid - unit * blocks
-    unit += first_unit
-    batch = (unit // GROUPS).to(tl.int64)
-    group = unit % GROUPS
+    batch, group, block = share(tl.program_id(0), first_unit, blocks, GROUPS)
     slot, col, start, length = task_slots(slots, num_slots, block, SLOTS)
     trip = trip_count(slots, num_slots, block, chunk_blocks, SLOTS)
     live = col >= 0

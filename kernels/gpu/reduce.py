@@ -13,6 +13,7 @@ from graphattn.kernels.gpu.blocks import (
     gather,
     load_heads,
     scatter,
+    share,
     task_slots,
     trip_count,
 )
@@ -170,11 +171,7 @@ def reduce_rows(
     LINEAR: tl.constexpr = SUM or MEAN
     SPREAD: tl.constexpr = VAR or STD
     STRIDE: tl.constexpr = HEADS * WIDTH
-    pid = tl.program_id(0)
-    unit = pid // blocks
-    block = pid - unit * blocks
-    batch = (unit // GROUPS).to(tl.int64)
-    group = unit % GROUPS
+    batch, group, block = share(tl.program_id(0), 0, blocks, GROUPS)
     slot, row, start, length = task_slots(slots, num_slots, block, SLOTS)
     trip = trip_count(slots, num_slots, block, chunk_blocks, SLOTS)
     live = row >= 0
@@ -273,12 +270,9 @@ def merge_reductions(
     SPREAD: tl.constexpr = VAR or STD
     STRIDE: tl.constexpr = HEADS * WIDTH
     JUMP: tl.constexpr = STATES * STRIDE
-    pid = tl.program_id(0)
-    unit = pid // num_tasks
-    task = pid - unit * num_tasks
-    batch = (unit // GROUPS).to(tl.int64)
+    batch, group, task = share(tl.program_id(0), 0, num_tasks, GROUPS)
     start, number, dest = merge_task(tasks, num_tasks, task, FINAL)
-    lanes = slice_lanes(unit % GROUPS, HEADS, WIDTH, WIDTH_GROUPS, BLOCK_H, BLOCK_W)
+    lanes = slice_lanes(group, HEADS, WIDTH, WIDTH_GROUPS, BLOCK_H, BLOCK_W)
     one = tl.arange(0, 1)
     live = one == 0
     always = live[:, None, None]

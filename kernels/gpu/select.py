@@ -8,7 +8,7 @@ the row is short enough to be read from cache every time. Ties go to the lower p
 import triton
 import triton.language as tl
 
-from graphattn.kernels.gpu.blocks import task_slots, trip_count
+from graphattn.kernels.gpu.blocks import share, task_slots, trip_count
 from graphattn.kernels.gpu.softmax import edge_tile, tile_offsets
 
 
@@ -49,11 +49,8 @@ def top_rows(
 ):
     """Bits of the survivors of SLOTS rows, for the heads of one word."""
     KIND: tl.constexpr = tl.uint64 if BITS == 64 else tl.uint32
-    pid = tl.program_id(0)
-    unit = pid // blocks
-    block = pid - unit * blocks + first_block
-    batch = (unit // WORDS).to(tl.int64)
-    word = unit % WORDS
+    batch, word, block = share(tl.program_id(0), 0, blocks, WORDS)
+    block += first_block
     slot, row, start, length = task_slots(slots, num_slots, block, SLOTS)
     trip = trip_count(slots, num_slots, block, 0, SLOTS)
     head = tl.arange(0, BLOCK_H)

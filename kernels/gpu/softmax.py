@@ -6,7 +6,14 @@ The state of a row and head is (top, mass): the largest score, and the sum of ex
 import triton
 import triton.language as tl
 
-from graphattn.kernels.gpu.blocks import LOG2E, load_heads, store_heads, task_slots, trip_count
+from graphattn.kernels.gpu.blocks import (
+    LOG2E,
+    load_heads,
+    share,
+    store_heads,
+    task_slots,
+    trip_count,
+)
 from graphattn.kernels.gpu.merge import merge_task
 
 
@@ -41,14 +48,14 @@ def write_weights(
 ):  # fmt: skip
     """exp(score - top) / mass of every edge of some slots; 0 without mass."""
     empty = mass == 0.0
-    share = tl.where(empty, 0.0, 1.0 / tl.where(empty, 1.0, mass))
+    inverse = tl.where(empty, 0.0, 1.0 / tl.where(empty, 1.0, mass))
     shift = finite_top(top)
     i = trip * 0
     while i < trip:
         on, edge = edge_tile(edges, start, length, i, EDGES)
         offset, mask = tile_offsets(edge, on, heads, HEADS)
         tile = tl.load(scores + offset, mask=mask, other=float("-inf")).to(ACC)
-        found = tl.exp2((tile - shift[:, None, :]) * LOG2E) * share[:, None, :]
+        found = tl.exp2((tile - shift[:, None, :]) * LOG2E) * inverse[:, None, :]
         tl.store(weights + offset, found.to(weights.dtype.element_ty), mask=mask)
         i += EDGES
 
@@ -73,13 +80,10 @@ def softmax_rows(
     ACC: tl.constexpr,
 ):
     """Weights of SLOTS rows, or the states of hub chunks."""
-    pid = tl.program_id(0)
-    unit = pid // blocks
-    block = pid - unit * blocks
-    batch = (unit // GROUPS).to(tl.int64)
+    batch, group, block = share(tl.program_id(0), 0, blocks, GROUPS)
     slot, row, start, length = task_slots(slots, num_slots, block, SLOTS)
     trip = trip_count(slots, num_slots, block, chunk_blocks, SLOTS)
-    heads = unit % GROUPS * BLOCK_H + tl.arange(0, BLOCK_H)
+    heads = group * BLOCK_H + tl.arange(0, BLOCK_H)
     scores += batch * num_edges * HEADS
     weights += batch * num_edges * HEADS
     top = tl.full([SLOTS, BLOCK_H], float("-inf"), ACC)
@@ -123,12 +127,9 @@ def merge_masses(
     FINAL: tl.constexpr,
 ):
     """Combine the states of consecutive parts."""
-    pid = tl.program_id(0)
-    unit = pid // num_tasks
-    task = pid - unit * num_tasks
-    batch = (unit // GROUPS).to(tl.int64)
+    batch, group, task = share(tl.program_id(0), 0, num_tasks, GROUPS)
     first, count, dest = merge_task(tasks, num_tasks, task, FINAL)
-    heads = unit % GROUPS * BLOCK_H + tl.arange(0, BLOCK_H)
+    heads = group * BLOCK_H + tl.arange(0, BLOCK_H)
     top = tl.full([BLOCK_H], float("-inf"), ACC)
     mass = tl.zeros([BLOCK_H], ACC)
     i = count * 0
@@ -169,13 +170,10 @@ def softmax_chunks(
     ACC: tl.constexpr,
 ):
     """Weights of hub chunks, once the states of their rows are known."""
-    pid = tl.program_id(0)
-    unit = pid // blocks
-    block = pid - unit * blocks
-    batch = (unit // GROUPS).to(tl.int64)
+    batch, group, block = share(tl.program_id(0), 0, blocks, GROUPS)
     _, row, start, length = task_slots(slots, num_slots, block, SLOTS)
     trip = trip_count(slots, num_slots, block, blocks, SLOTS)
-    heads = unit % GROUPS * BLOCK_H + tl.arange(0, BLOCK_H)
+    heads = group * BLOCK_H + tl.arange(0, BLOCK_H)
     node = batch * num_rows + row
     top = load_heads(tops, node, row >= 0, heads, HEADS, float("-inf"))
     mass = load_heads(masses, node, row >= 0, heads, HEADS, 0.0)
@@ -234,13 +232,10 @@ def softmax_pulls(
 
     With ``means`` given, these sums are known and the hub chunks get their gradients.
     """
-    pid = tl.program_id(0)
-    unit = pid // blocks
-    block = pid - unit * blocks
-    batch = (unit // GROUPS).to(tl.int64)
+    batch, group, block = share(tl.program_id(0), 0, blocks, GROUPS)
     slot, row, start, length = task_slots(slots, num_slots, block, SLOTS)
     trip = trip_count(slots, num_slots, block, chunk_blocks, SLOTS)
-    heads = unit % GROUPS * BLOCK_H + tl.arange(0, BLOCK_H)
+    heads = group * BLOCK_H + tl.arange(0, BLOCK_H)
     grad += batch * num_edges * HEADS
     weights += batch * num_edges * HEADS
     out += batch * num_edges * HEADS
