@@ -11,10 +11,10 @@ from graphattn.graph import CSRGraph, as_graph
 from graphattn.kernels.reference import aggregate as reference
 from graphattn.kernels.reference.edges import accumulate_dtype
 from graphattn.ops._dispatch import resolve
-from graphattn.ops.aggregate_op import aggregate_op
+from graphattn.ops.aggregate_op import reduce_messages
 from graphattn.ops.checks import check_edge_tensor
 from graphattn.ops.dims import check_float_tensor, has_heads
-from graphattn.ops.fused import check_reverse_mode, flatten
+from graphattn.ops.fused import check_reverse_mode, flatten, may_train
 
 
 @overload
@@ -85,7 +85,8 @@ def aggregate(
 
     Memory O(N H D + E): no tensor of size E x D. Kept for backward: the inputs (sum and mean
     without weights: nothing) and two numbers per row and channel for each of var or std, max, min.
-    Forward-mode differentiation and ``torch.func`` transforms need ``impl="reference"``.
+    ``torch.vmap`` works; forward-mode differentiation and the other ``torch.func`` transforms need
+    ``impl="reference"``.
     Several reductions of one neighbourhood: Corso et al., "Principal Neighbourhood Aggregation for
     Graph Nets", 2020.
     """
@@ -113,12 +114,9 @@ def _run(
     if impl == "reference":
         return reference.aggregate_forward(x, weight, graph.rows_layout(impl), reduce=names)[0]
     check_reverse_mode(impl)
-    training = torch.is_grad_enabled() and (
-        x.requires_grad or (weight is not None and weight.requires_grad)
-    )
-    cols = flatten(graph.t().rows_layout(impl)) if training else []
+    cols = flatten(graph.t().rows_layout(impl)) if may_train(x, weight) else []
     rows = flatten(graph.rows_layout(impl))
-    out: Tensor = aggregate_op(x, weight, rows, cols, ",".join(names), impl)[0]
+    out: Tensor = reduce_messages(x, weight, rows, cols, ",".join(names), impl)[0]
     return out
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graphattn.kernels.reference import aggregate as reference
 from graphattn.kernels.reference.edges import accumulate_dtype
-from graphattn.ops.fused import kernels, or_empty, unflatten
+from graphattn.ops.fused import direct, filled, kernels, register_batching, unflatten
 
 
 def _num_stats(reduce: tuple[str, ...]) -> int:
@@ -20,8 +20,7 @@ def _num_stats(reduce: tuple[str, ...]) -> int:
     return 2 * (bool({"var", "std"} & set(reduce)) + ("max" in reduce) + ("min" in reduce))
 
 
-@torch.library.custom_op("graphattn::aggregate", mutates_args=())
-def aggregate_op(
+def _reduce(
     x: Tensor,
     weight: Tensor | None,
     rows: Sequence[Tensor],
@@ -36,6 +35,9 @@ def aggregate_op(
         reduce=tuple(reduce.split(",")),
     )
     return out, stats
+
+
+aggregate_op = torch.library.custom_op("graphattn::aggregate", _reduce, mutates_args=())
 
 
 @aggregate_op.register_fake
@@ -53,8 +55,7 @@ def _(
     return out, x.new_empty((_num_stats(names), *shape), dtype=accumulate_dtype(x))
 
 
-@torch.library.custom_op("graphattn::aggregate_backward", mutates_args=())
-def aggregate_backward_op(
+def _pull(
     grad_out: Tensor,
     stats: Tensor,
     x: Tensor | None,
@@ -67,7 +68,7 @@ def aggregate_backward_op(
 ) -> tuple[Tensor, Tensor]:
     names = tuple(reduce.split(","))
     pulls = reference.message_pulls(grad_out.contiguous(), stats, indptr, reduce=names)
-    grads = kernels(impl, "aggregate").aggregate_backward(
+    return kernels(impl, "aggregate").aggregate_backward(  # type: ignore[no-any-return]
         pulls,
         None if x is None else x.contiguous(),
         None if weight is None else weight.contiguous(),
@@ -76,7 +77,12 @@ def aggregate_backward_op(
         dtype=grad_out.dtype,
         needs=tuple(needs),
     )
-    return or_empty(grads[0], grad_out), or_empty(grads[1], grad_out)
+
+
+aggregate_backward_op = torch.library.custom_op(
+    "graphattn::aggregate_backward", filled(_pull), mutates_args=()
+)
+pull_messages = direct(aggregate_backward_op, _pull)
 
 
 @aggregate_backward_op.register_fake
@@ -124,9 +130,7 @@ def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Any,
     if torch.is_grad_enabled():
         found = _differentiable_backward(grad_out, x, weight, rows, cols, ctx.options[0], needs)
     else:
-        found = aggregate_backward_op(
-            grad_out, stats, x, weight, rows[0], cols, *ctx.options, needs
-        )
+        found = pull_messages(grad_out, stats, x, weight, rows[0], cols, *ctx.options, needs)
     grads = [g if need else None for g, need in zip(found, needs, strict=True)]
     return *grads, *nothing
 
@@ -152,4 +156,5 @@ def _differentiable_backward(
     return tuple(next(found) if need else None for need in needs)
 
 
-aggregate_op.register_autograd(_backward, setup_context=_save)
+reduce_messages = direct(aggregate_op, _reduce, _save, _backward)
+register_batching(aggregate_op, (0, 1), (1, 1), broadcast=(1,))

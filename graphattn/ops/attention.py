@@ -8,7 +8,7 @@ from torch import Tensor
 from graphattn.graph import as_graph
 from graphattn.ops.bias import TableBias
 from graphattn.ops.checks import check_normaliser
-from graphattn.ops.inputs import Inputs, ScoreOptions, prepare, run
+from graphattn.ops.inputs import Inputs, ScoreOptions, prepare, run, unfold_batch
 from graphattn.ops.merge import add_null_key
 from graphattn.ops.top_m import top_m_bits
 
@@ -114,8 +114,8 @@ def attention(
     of size E x D is made, except copies of half-precision edge tensors, which the CPU reads in
     float32. ``top_m`` needs the logits [E, H] for a moment, and keeps 4 bytes per edge.
     Deterministic bit for bit, forward and backward. The backward pass recomputes the weights
-    (Rabe and Staats, 2021; Dao et al., 2022). Forward-mode differentiation and ``torch.func``
-    transforms need ``impl="reference"``.
+    (Rabe and Staats, 2021; Dao et al., 2022). ``torch.vmap`` maps query, key and value;
+    forward-mode differentiation and other ``torch.func`` transforms need ``impl="reference"``.
     """
     graph = as_graph(graph)
     check_normaliser(eps, dropout_p, top_m)
@@ -123,32 +123,34 @@ def attention(
         query, key, value, graph, scale=scale, bias=bias, gate=gate, edge_attr=edge_attr,
         edge_proj=edge_proj, clamp=clamp, impl=impl, return_gated=return_gated,
     )  # fmt: skip
-    streams = _streams(inputs.query, dropout_p)
-    score = inputs.score._replace(dropout_p=float(dropout_p), streams=streams)
+    score = inputs.score
+    if dropout_p > 0.0:
+        streams = _streams(inputs.query)
+        score = score._replace(dropout_p=float(dropout_p), streams=streams)
     if top_m is not None:
         score = score._replace(mask=_strongest(inputs, top_m))
-    out, lse, edge_out, gated, _ = run(inputs._replace(score=score), return_gated)
+    out, lse, edge_out, gated, _ = run(inputs, score, return_gated)
     assert out is not None and lse is not None
     if inputs.edge_proj is not None and edge_out is not None:
         out = out + torch.einsum("brhf,hdf->brhd", edge_out, inputs.edge_proj).to(out.dtype)
     out, lse = add_null_key(out, lse, null_logit, eps)
-    asked = (True, return_lse, return_gated)
-    found = [t for t, wanted in zip((out, lse, gated), asked, strict=True) if wanted]
-    results = [t.reshape(inputs.lead + t.shape[1:]) for t in found if t is not None]
+    results = [unfold_batch(out, inputs.lead)]
+    if return_lse:
+        results.append(unfold_batch(lse, inputs.lead))
+    if return_gated and gated is not None:
+        results.append(unfold_batch(gated, inputs.lead))
     return results[0] if len(results) == 1 else tuple(results)
 
 
 def _strongest(inputs: Inputs, top_m: int) -> Tensor:
     """Bits of the ``top_m`` largest logits of every row and head; no value is read."""
     with torch.no_grad():
-        logits = run(inputs._replace(value=None)).scores
+        logits = run(inputs._replace(value=None), inputs.score).scores
     assert logits is not None
     return top_m_bits(logits, inputs.graph, top_m, inputs.impl)
 
 
-def _streams(query: Tensor, dropout_p: float) -> Tensor | None:
+def _streams(query: Tensor) -> Tensor:
     """Two random words per (batch, head) from torch's generator: the seed of the dropout hash."""
-    if dropout_p == 0.0:
-        return None
     shape = (query.shape[0] * query.shape[2], 2)
     return torch.randint(0, 2**32, shape, dtype=torch.int64, device=query.device)

@@ -1,7 +1,8 @@
 """Schema, fake kernels and derivative of the fused attention operator.
 
 Two opaque operators: ``graphattn::attention`` and ``graphattn::attention_backward``. Layouts are
-passed as flat tensor lists; optional results come back as empty tensors, so the arity is fixed.
+passed as flat tensor lists. Results that were not asked for are None in a direct call; operators
+return empty tensors in their place, so that the arity is fixed.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from torch import Tensor
 from graphattn.kernels.reference import attention as reference
 from graphattn.kernels.reference.edges import accumulate_dtype
 from graphattn.kernels.score import Results, Score
-from graphattn.ops.fused import kernels, or_empty, unflatten
+from graphattn.ops.fused import direct, filled, kernels, register_batching, unflatten
 
 # Tensors of a ``Score`` in the order of the operators; the first four can have a gradient.
 TENSORS = ("bias", "gate", "edge_attr", "edge_query", "bias_index", "mask", "streams")
@@ -26,8 +27,7 @@ def _score(
     return Score(scale=scale, clamp=clamp, dropout_p=dropout_p, **named)
 
 
-@torch.library.custom_op("graphattn::attention", mutates_args=())
-def attention_op(
+def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor | None,
@@ -47,7 +47,7 @@ def attention_op(
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     tensors = (bias, gate, edge_attr, edge_query, bias_index, mask, streams)
-    found: Results = kernels(impl, "attention").attention_forward(
+    return kernels(impl, "attention").attention_forward(  # type: ignore[no-any-return]
         query.contiguous(),
         key.contiguous(),
         None if value is None else value.contiguous(),
@@ -55,8 +55,9 @@ def attention_op(
         _score(tensors, scale, clamp, dropout_p),
         return_gated,
     )
-    out, lse, edge_out, gated, scores = (or_empty(t, query) for t in found)
-    return out, lse, edge_out, gated, scores
+
+
+attention_op = torch.library.custom_op("graphattn::attention", filled(_attend), mutates_args=())
 
 
 @attention_op.register_fake
@@ -96,8 +97,7 @@ def _(
     )
 
 
-@torch.library.custom_op("graphattn::attention_backward", mutates_args=())
-def attention_backward_op(
+def _pull(
     grads: Sequence[Tensor | None],
     nodes: Sequence[Tensor | None],
     results: Sequence[Tensor | None],
@@ -116,7 +116,7 @@ def attention_backward_op(
     assert query is not None
     if done.out is not None and pulls.out is None:
         pulls = pulls._replace(out=torch.zeros_like(done.out))
-    found = kernels(impl, "attention").attention_backward(
+    return kernels(impl, "attention").attention_backward(  # type: ignore[no-any-return]
         pulls,
         query,
         key,
@@ -127,8 +127,12 @@ def attention_backward_op(
         _score(tensors, scale, clamp, dropout_p),
         tuple(needs),
     )
-    a, b, c, d, e, f, g = (or_empty(grad, query) for grad in found)
-    return a, b, c, d, e, f, g
+
+
+attention_backward_op = torch.library.custom_op(
+    "graphattn::attention_backward", filled(_pull), mutates_args=()
+)
+pull_attention = direct(attention_backward_op, _pull)
 
 
 @attention_backward_op.register_fake
@@ -182,7 +186,7 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     else:
         # Only edge_out is None without the option; out and lse are placeholders without a value.
         kept = [t if wanted else None for t, wanted in zip(results, asked[:3], strict=True)]
-        found = attention_backward_op(
+        found = pull_attention(
             grads, nodes, kept, inputs, rows, cols, scale, clamp, dropout_p, impl, needs
         )
     needed = (*ctx.needs_input_grad[:3], *needs)
@@ -216,4 +220,6 @@ def _differentiable_backward(
     return [next(found) if t is not None and t.requires_grad else None for t in inputs]
 
 
-attention_op.register_autograd(_backward, setup_context=_save)
+attend = direct(attention_op, _attend, _save, _backward)
+# query, key, value, edge_query, mask and streams lead with the batch, and so do all results.
+register_batching(attention_op, (0, 1, 2, 6, 8, 9), (0,) * 5, shared="bias, gate and edge_attr")

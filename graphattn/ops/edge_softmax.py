@@ -11,7 +11,14 @@ from graphattn.graph import as_graph
 from graphattn.kernels.reference import edge_softmax as reference
 from graphattn.ops._dispatch import resolve
 from graphattn.ops.dims import check_float_tensor, has_heads
-from graphattn.ops.fused import check_reverse_mode, flatten, kernels, unflatten
+from graphattn.ops.fused import (
+    check_reverse_mode,
+    direct,
+    flatten,
+    kernels,
+    register_batching,
+    unflatten,
+)
 
 
 def edge_softmax(
@@ -40,8 +47,8 @@ def edge_softmax(
         BackendUnavailable: ``impl`` cannot run here.
 
     Kept for backward: the weights. Computed in float32 (float64 for float64); deterministic bit
-    for bit; twice differentiable. Forward-mode differentiation and ``torch.func`` transforms need
-    ``impl="reference"``.
+    for bit; twice differentiable. ``torch.vmap`` works; forward-mode differentiation and the other
+    ``torch.func`` transforms need ``impl="reference"``.
     """
     graph = as_graph(graph)
     check_float_tensor("scores", scores, graph, 1)
@@ -52,26 +59,29 @@ def edge_softmax(
     if impl == "reference":
         return reference.edge_softmax_forward(flat, graph.rows_layout(impl)).reshape(scores.shape)
     check_reverse_mode(impl)
-    weights: Tensor = edge_softmax_op(flat, flatten(graph.rows_layout(impl)), impl)
+    weights: Tensor = normalise(flat, flatten(graph.rows_layout(impl)), impl)
     return weights.reshape(scores.shape)
 
 
-@torch.library.custom_op("graphattn::edge_softmax", mutates_args=())
-def edge_softmax_op(scores: Tensor, rows: Sequence[Tensor], impl: str) -> Tensor:
+def _normalise(scores: Tensor, rows: Sequence[Tensor], impl: str) -> Tensor:
     weights: Tensor = kernels(impl, "edge_softmax").edge_softmax_forward(
         scores.contiguous(), unflatten(rows)
     )
     return weights
 
 
-@torch.library.custom_op("graphattn::edge_softmax_backward", mutates_args=())
-def edge_softmax_backward_op(
-    grad: Tensor, weights: Tensor, rows: Sequence[Tensor], impl: str
-) -> Tensor:
+def _pull(grad: Tensor, weights: Tensor, rows: Sequence[Tensor], impl: str) -> Tensor:
     found: Tensor = kernels(impl, "edge_softmax").edge_softmax_backward(
         grad.contiguous(), weights, unflatten(rows)
     )
     return found
+
+
+edge_softmax_op = torch.library.custom_op("graphattn::edge_softmax", _normalise, mutates_args=())
+edge_softmax_backward_op = torch.library.custom_op(
+    "graphattn::edge_softmax_backward", _pull, mutates_args=()
+)
+pull_weights = direct(edge_softmax_backward_op, _pull)
 
 
 @edge_softmax_op.register_fake
@@ -94,8 +104,9 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     if torch.is_grad_enabled():  # the saved weights know how they came from the scores
         found = reference.edge_softmax_backward(grad, weights, unflatten(rows))
     else:
-        found = edge_softmax_backward_op(grad, weights, rows, ctx.impl)
+        found = pull_weights(grad, weights, rows, ctx.impl)
     return found, [None] * len(rows), None
 
 
-edge_softmax_op.register_autograd(_backward, setup_context=_save)
+normalise = direct(edge_softmax_op, _normalise, _save, _backward)
+register_batching(edge_softmax_op, (0,), (0,))

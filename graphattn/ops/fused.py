@@ -1,15 +1,92 @@
-"""What the fused operators share: kernel modules, layouts in schemas, refusal of forward mode."""
+"""What the fused operators share: the direct call, kernel modules, layouts in schemas."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, wraps
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from graphattn.kernels.layout import Layout
 
 _FOLDER = {"cpu": "cpu", "triton": "gpu"}
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+Function = Callable[..., Any]
+
+
+def direct(
+    operator: Any, function: Function, save: Function | None = None, pull: Function | None = None
+) -> Function:
+    """A call that skips torch's dispatcher where nobody listens to it.
+
+    The way through the dispatcher into an operator written in Python costs several times the
+    kernel of a small graph. In eager mode ``function``, which is the operator's body, is called at
+    once, under a plain ``autograd.Function`` of the same ``save`` and ``pull`` where a gradient is
+    wanted. Compilers, dispatch modes, function transforms and tensor subclasses see the operator.
+    """
+    derived = function
+    if save is not None and pull is not None:
+        operator.register_autograd(pull, setup_context=save)
+        derived = _with_derivative(function, save, pull)
+
+    def call(*inputs: Any) -> Any:
+        if torch.compiler.is_compiling() or _is_watched():
+            return operator(*inputs)
+        wanted = False
+        for given in inputs:
+            if type(given) in _PLAIN:
+                wanted |= given.requires_grad
+            elif isinstance(given, Tensor):
+                return operator(*inputs)
+        return derived(*inputs) if wanted and torch.is_grad_enabled() else function(*inputs)
+
+    return call
+
+
+def _is_watched() -> bool:
+    """Whether a mode or a transform wants to see operators rather than their results."""
+    modes: int = torch._C._len_torch_dispatch_stack()
+    return modes > 0 or torch._C._are_functorch_transforms_active()
+
+
+def _with_derivative(function: Function, save: Function, pull: Function) -> Function:
+    class _Direct(torch.autograd.Function):
+        # One method: with a separate ``setup_context`` torch binds the signature at every call.
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            found = function(*inputs)
+            save(ctx, inputs, found)
+            return found
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            # An operator's lists of tensors have lists of gradients; a Function's have None.
+            return tuple(None if isinstance(g, list) else g for g in pull(ctx, *grads))
+
+    return _Direct.apply
+
+
+def may_train(*tensors: Tensor | None) -> bool:
+    """Whether a backward pass may follow; tensors inside torch.vmap do not tell."""
+    if not torch.is_grad_enabled():
+        return False
+    needed = any(t is not None and t.requires_grad for t in tensors)
+    return needed or torch._C._are_functorch_transforms_active()
+
+
+def filled(function: Function) -> Function:
+    """``function`` with empty tensors for absent results: operators return a fixed number."""
+
+    @wraps(function)
+    def call(*inputs: Any) -> Any:
+        found = function(*inputs)
+        like = next(t for t in found if t is not None)
+        return tuple(like.new_empty(0) if t is None else t for t in found)
+
+    return call
 
 
 def flatten(layout: Layout) -> list[Tensor]:
@@ -22,14 +99,10 @@ def unflatten(flat: Sequence[Tensor]) -> Layout:
     return Layout(flat[0], flat[1], flat[2], tuple(flat[3:]))
 
 
+@cache
 def kernels(impl: str, name: str) -> Any:
     """A kernel module; imported when a kernel runs, so that Triton and Numba stay lazy."""
     return import_module(f"graphattn.kernels.{_FOLDER[impl]}.{name}")
-
-
-def or_empty(tensor: Tensor | None, like: Tensor) -> Tensor:
-    """The tensor, or an empty one in its place: operators return a fixed number of tensors."""
-    return like.new_empty(0) if tensor is None else tensor
 
 
 def check_reverse_mode(impl: str) -> None:
@@ -39,3 +112,52 @@ def check_reverse_mode(impl: str) -> None:
             f"impl={impl!r} has no forward-mode derivative; pass impl='reference' under "
             "torch.func.jvp and torch.autograd.forward_ad"
         )
+
+
+def register_batching(
+    operator: Any,
+    carried: Sequence[int],
+    batch_dims: Sequence[int],
+    *,
+    broadcast: Sequence[int] = (),
+    shared: str = "other tensors",
+) -> None:
+    """Let ``torch.vmap`` fold its dimension into the batch that the operator has anyway.
+
+    Args:
+        operator: A custom operator.
+        carried: Positions of the inputs whose first dimension is the batch.
+        batch_dims: Where each result has it.
+        broadcast: Those of ``carried`` whose batch may be 1 for all.
+        shared: Names of the inputs that a batch shares, for the message that refuses them.
+    """
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, ...]:
+        folded = list(inputs)
+        for position, (given, dim) in enumerate(zip(inputs, in_dims, strict=True)):
+            if given is None or (position in broadcast and dim is None and len(given) == 1):
+                continue
+            if position in carried:
+                folded[position] = _fold_mapped(given, dim, info.batch_size)
+            elif isinstance(dim, int):
+                raise ValueError(
+                    f"torch.vmap can map node tensors, but {shared} are shared by a batch; pass "
+                    "impl='reference' to map them"
+                )
+        found = operator(*folded)
+        found = found if isinstance(found, tuple) else (found,)
+        placed = [(t, d if t.dim() > 1 else None) for t, d in zip(found, batch_dims, strict=True)]
+        results = tuple(
+            t if d is None else t.unflatten(d, (info.batch_size, -1)) for t, d in placed
+        )
+        dims = tuple(d for _, d in placed)
+        return (results[0], dims[0]) if len(results) == 1 else (results, dims)
+
+    torch.library.register_vmap(operator, rule)
+
+
+def _fold_mapped(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+    """[B, ...] with a mapped dimension, or without one: [size * B, ...]."""
+    if dim is None:
+        return tensor.unsqueeze(0).expand(size, *tensor.shape).flatten(0, 1)
+    return tensor.movedim(dim, 0).flatten(0, 1)

@@ -11,10 +11,10 @@ from graphattn.kernels.reference import attention as reference
 from graphattn.kernels.reference.edges import accumulate_dtype
 from graphattn.kernels.score import Results, Score
 from graphattn.ops._dispatch import resolve
-from graphattn.ops.attention_op import TENSORS, attention_op
+from graphattn.ops.attention_op import TENSORS, attend
 from graphattn.ops.bias import TableBias
 from graphattn.ops.checks import check_edge_tensor, check_numbers, check_qkv, check_same_dtype
-from graphattn.ops.fused import check_reverse_mode, flatten
+from graphattn.ops.fused import check_reverse_mode, flatten, may_train
 
 
 class ScoreOptions(TypedDict, total=False):
@@ -90,21 +90,19 @@ def prepare(
     return Inputs(q, k, v[0] if v else None, graph, score, edge_proj, impl, lead)
 
 
-def run(inputs: Inputs, return_gated: bool = False) -> Results:
+def run(inputs: Inputs, score: Score, return_gated: bool = False) -> Results:
     """Call the reference with plain autograd, or the fused operator."""
-    query, key, value, graph, score, _, impl, _ = inputs
+    query, key, value, graph, _, _, impl, _ = inputs
     if impl == "reference":
         layout = graph.rows_layout(impl)
         return reference.attention_forward(query, key, value, layout, score, return_gated)
     check_reverse_mode(impl)
     tensors = [getattr(score, name) for name in TENSORS]
-    training = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (query, key, value, *tensors)
-    )
+    training = may_train(query, key, value, *tensors)
     cols = flatten(graph.t().rows_layout(impl)) if training else []
     rows = flatten(graph.rows_layout(impl))
     numbers = score.scale, score.clamp, score.dropout_p, return_gated
-    return Results(*attention_op(query, key, value, *tensors, rows, cols, *numbers, impl))
+    return Results(*attend(query, key, value, *tensors, rows, cols, *numbers, impl))
 
 
 def check_edge_options(
@@ -154,9 +152,17 @@ def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 def fold_batch(tensor: Tensor, heads: int) -> Tensor:
     """Fold the batch dimensions into one and spread grouped heads: [B, nodes, H, D]."""
-    flat = tensor.reshape(math.prod(tensor.shape[:-3]), *tensor.shape[-3:])
+    if tensor.dim() == 3:
+        flat = tensor.unsqueeze(0)
+    else:
+        flat = tensor.reshape(math.prod(tensor.shape[:-3]), *tensor.shape[-3:])
     groups = heads // max(tensor.shape[-2], 1)
     return flat if groups == 1 else flat.repeat_interleave(groups, dim=2)
+
+
+def unfold_batch(tensor: Tensor, lead: torch.Size) -> Tensor:
+    """Undo ``fold_batch``: [B, ...] with the batch dimensions as they came."""
+    return tensor.reshape(lead + tensor.shape[1:]) if lead else tensor.squeeze(0)
 
 
 def _project_query(

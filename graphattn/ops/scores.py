@@ -7,7 +7,7 @@ from torch import Tensor
 
 from graphattn.graph import as_graph
 from graphattn.ops.edge_softmax import edge_softmax
-from graphattn.ops.inputs import ScoreOptions, prepare, run
+from graphattn.ops.inputs import ScoreOptions, prepare, run, unfold_batch
 
 
 def edge_scores(query: Tensor, key: Tensor, graph: Any, **options: Unpack[ScoreOptions]) -> Tensor:
@@ -37,9 +37,9 @@ def edge_scores(query: Tensor, key: Tensor, graph: Any, **options: Unpack[ScoreO
     if unknown:
         raise TypeError(f"unknown option {unknown[0]!r}; expected one of {', '.join(known)}")
     inputs = prepare(query, key, None, as_graph(graph), **options)
-    scores = run(inputs).scores
+    scores = run(inputs, inputs.score).scores
     assert scores is not None
-    return scores.reshape(inputs.lead + scores.shape[1:])
+    return unfold_batch(scores, inputs.lead)
 
 
 def attention_weights(

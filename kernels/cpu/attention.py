@@ -5,13 +5,11 @@ backward_columns.py. Machine code is made per (dtype, padded widths, heads per g
 the first use of each; that of the backward only when a gradient is first asked for.
 """
 
-from functools import partial
-
 from torch import Tensor
 
 from graphattn.kernels.cpu.backward import attention_backward as attention_backward
 from graphattn.kernels.cpu.forward import forward
-from graphattn.kernels.cpu.launch import Launch, address, cut, prepare
+from graphattn.kernels.cpu.launch import Launch, address, cut, cut_to, prepare
 from graphattn.kernels.cpu.shares import Share, merge_parts, shares
 from graphattn.kernels.layout import Layout
 from graphattn.kernels.score import Results, Score
@@ -36,10 +34,9 @@ def attention_forward(
     """
     call = prepare(query, key, value, FORWARD_BLOCK, score, return_gated)
     batch, _, heads, width = query.shape
-    edges = rows.indices.shape[0]
-    empty = partial(query.new_empty, dtype=call.dtype)
-    gated = empty((batch, edges, heads, width)) if return_gated else None
-    scores = empty((batch, edges, heads)) if value is None else None
+    per_edge = batch, rows.indices.shape[0], heads
+    gated = query.new_empty((*per_edge, width), dtype=call.dtype) if return_gated else None
+    scores = query.new_empty(per_edge, dtype=call.dtype) if value is None else None
     whole, *hubs = shares(rows)
     made = _forward_share(call, whole, key.shape[1], gated, scores)
     for parts in hubs:
@@ -48,8 +45,10 @@ def attention_forward(
             merge_parts(made, found, parts.owners)
     lse, out, edge_out = made
     return Results(
-        out=None if out is None or value is None else _cut_out(out, value, heads),
-        lse=None if lse is None else lse[:, :, :heads].contiguous(),
+        out=None
+        if out is None or value is None
+        else cut_to(out, heads, value.shape[3], value.dtype),
+        lse=lse if lse is None or call.heads == heads else lse[:, :, :heads].contiguous(),
         edge_out=None
         if edge_out is None or score.edge_query is None
         else cut(edge_out, score.edge_query),
@@ -64,7 +63,7 @@ def _forward_share(
     """LSE, output and edge output of a share; writes its edges' products or logits."""
     made: list[Tensor | None] = [None, None, None]
     if call.value is not None:
-        made[0] = call.empty(share.outputs, 1).squeeze(3)
+        made[0] = call.empty(share.outputs)
         made[1] = call.empty(share.outputs, call.shape.value)
         if call.score.edge_attr is not None:
             made[2] = call.empty(share.outputs, call.shape.feature)
@@ -76,7 +75,3 @@ def _forward_share(
         edge_out, address(call.score.mask), *call.dropout,
     )  # fmt: skip
     return made
-
-
-def _cut_out(out: Tensor, value: Tensor, heads: int) -> Tensor:
-    return out[:, :, :heads, : value.shape[3]].to(value.dtype).contiguous()

@@ -1,7 +1,8 @@
 """From tensors to kernel arguments: padding, compile-time shape, addresses."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from llvmlite.binding import get_host_cpu_features, get_process_triple
@@ -16,7 +17,6 @@ from graphattn.kernels.cpu.threads import run_chunks, run_pieces, threads_for
 from graphattn.kernels.score import Score
 
 Argument = int | float | None
-make_shape = cache(Shape)
 
 
 @cache
@@ -31,11 +31,30 @@ def address(tensor: Tensor | None) -> int | None:
 
 def cut(tensor: Tensor, like: Tensor) -> Tensor:
     """Drop padding: [B, N, H', D'] to the heads, width and dtype of ``like``."""
-    return tensor[:, :, : like.shape[2], : like.shape[3]].to(like.dtype).contiguous()
+    return cut_to(tensor, like.shape[2], like.shape[3], like.dtype)
 
 
-@dataclass(frozen=True)
-class Launch:
+def cut_to(tensor: Tensor, heads: int, width: int, dtype: torch.dtype) -> Tensor:
+    """Drop padding: [B, N, H', D'] to [B, N, heads, width] in ``dtype``."""
+    if tensor.shape[2] != heads or tensor.shape[3] != width:
+        tensor = tensor[:, :, :heads, :width]
+    return as_dtype(tensor, dtype)
+
+
+def padded(tensor: Tensor, heads: int, width: int, dtype: torch.dtype) -> Tensor:
+    """[B, N, H, D] contiguous in ``dtype``, with zeros up to ``heads`` and ``width``."""
+    if tensor.shape[2] != heads or tensor.shape[3] != width:
+        tensor = pad(tensor, (0, width - tensor.shape[3], 0, heads - tensor.shape[2]))
+    return as_dtype(tensor, dtype)
+
+
+def as_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Contiguous in ``dtype``."""
+    # Even a conversion that does nothing costs a call on a small graph a percent.
+    return (tensor if tensor.dtype == dtype else tensor.to(dtype)).contiguous()
+
+
+class Launch(NamedTuple):
     """One call's inputs as the kernels read them: padded and contiguous.
 
     Node tensors are in ``stored``, all others in ``dtype``, which is computed with.
@@ -53,10 +72,7 @@ class Launch:
 
     def padded(self, tensor: Tensor, width: int, dtype: torch.dtype | None = None) -> Tensor:
         """[B, N, H, D] with zeros up to the padded heads and ``width``."""
-        tensor = tensor.to(dtype or self.dtype)
-        if tensor.shape[2] != self.heads or tensor.shape[3] != width:
-            tensor = pad(tensor, (0, width - tensor.shape[3], 0, self.heads - tensor.shape[2]))
-        return tensor.contiguous()
+        return padded(tensor, self.heads, width, dtype or self.dtype)
 
     def padded_heads(self, tensor: Tensor | None) -> Tensor | None:
         """[B, N, H] with zeros up to the padded heads."""
@@ -67,9 +83,9 @@ class Launch:
             tensor = pad(tensor, (0, self.heads - tensor.shape[2]))
         return tensor.contiguous()
 
-    def empty(self, nodes: int, width: int) -> Tensor:
-        """Uninitialised [B, nodes, H', width]."""
-        shape = self.query.shape[0], nodes, self.heads, width
+    def empty(self, nodes: int, *width: int) -> Tensor:
+        """Uninitialised [B, nodes, H'], or [B, nodes, H', width]."""
+        shape = self.query.shape[0], nodes, self.heads, *width
         return self.query.new_empty(shape, dtype=self.dtype)
 
     @property
@@ -178,49 +194,52 @@ def prepare(
 
     ``products``: whether the gated products are returned, or have a gradient.
     """
-    double = query.dtype == torch.float64
-    dtype = torch.float64 if double else torch.float32
     storage, stored = storage_of(query.dtype, score, products)
     width, edge_attr = query.shape[3], score.edge_attr
-    widths = [padded_width(w, double) for w in (width, width if value is None else value.shape[3])]
     features = 0 if edge_attr is None else edge_attr.shape[1]
-    feature = -(-features // 8) * 8
-    heads, group = head_groups(query.shape[2], widths[0], widths[1], feature, double)
-    launch = Launch(
-        shape=make_shape(double, group, *widths, feature, 64, 64, block, storage),
+    widths = width, width if value is None else value.shape[3], features
+    shape, heads = _shape_for(query.dtype == torch.float64, query.shape[2], *widths, block, storage)
+    dtype = torch.float64 if shape.double else torch.float32
+    return Launch(
+        shape=shape,
         heads=heads,
         dtype=dtype,
         stored=stored,
-        query=query,
-        key=key,
-        value=value,
-        score=score,
+        query=padded(query, heads, shape.key, stored),
+        key=padded(key, heads, shape.key, stored),
+        value=None if value is None else padded(value, heads, shape.value, stored),
+        score=_plain_score(score, heads, shape.feature, dtype),
         widths=(query.shape[2], width, features),
     )
-    return replace(
-        launch,
-        query=launch.padded(query, widths[0], stored),
-        key=launch.padded(key, widths[0], stored),
-        value=None if value is None else launch.padded(value, widths[1], stored),
-        score=_plain_score(launch, score, feature),
-    )
 
 
-def _plain_score(launch: Launch, score: Score, feature: int) -> Score:
+@cache
+def _shape_for(
+    double: bool, heads: int, key: int, value: int, features: int, block: int, storage: str
+) -> tuple[Shape, int]:
+    """Compile-time shape for widths as they came, and the number of heads after padding."""
+    wide = padded_width(key, double), padded_width(value, double), -(-features // 8) * 8
+    padded_heads, group = head_groups(heads, *wide, double)
+    return Shape(double, group, *wide, 64, 64, block, storage), padded_heads
+
+
+def _plain_score(score: Score, heads: int, feature: int, dtype: torch.dtype) -> Score:
     """The score with contiguous tensors in the dtypes that the kernels read."""
-
-    def plain(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-        return None if tensor is None else tensor.to(dtype).contiguous()
-
     own = score.edge_query
+    if not any(isinstance(part, Tensor) for part in score):
+        return score
     return score._replace(
         scale=float(score.scale),
         clamp=None if score.clamp is None else float(score.clamp),
-        bias=plain(score.bias, launch.dtype),
-        bias_index=plain(score.bias_index, torch.int64),
-        gate=plain(score.gate, launch.dtype),
-        edge_attr=plain(score.edge_attr, launch.dtype),
-        edge_query=None if own is None else launch.padded(own, feature),
-        mask=plain(score.mask, torch.int32),
-        streams=plain(score.streams, torch.int64),
+        bias=_plain(score.bias, dtype),
+        bias_index=_plain(score.bias_index, torch.int64),
+        gate=_plain(score.gate, dtype),
+        edge_attr=_plain(score.edge_attr, dtype),
+        edge_query=None if own is None else padded(own, heads, feature, dtype),
+        mask=_plain(score.mask, torch.int32),
+        streams=_plain(score.streams, torch.int64),
     )
+
+
+def _plain(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if tensor is None else as_dtype(tensor, dtype)

@@ -1,6 +1,6 @@
 """Shares of a layout: all rows, and the parts of hub rows, whose results are put together."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,8 +8,7 @@ from torch import Tensor
 from graphattn.kernels.layout import Layout, longest_row
 
 
-@dataclass(frozen=True)
-class Share:
+class Share(NamedTuple):
     """Rows that one run of a kernel works on.
 
     ``outputs`` results, one for each ``row`` of the layout, or one for each part of a hub; the

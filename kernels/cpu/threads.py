@@ -39,8 +39,10 @@ def run_chunks(call: Callable[[int, int], None], bounds: list[int], work: float)
     multiply-adds.
     """
     threads = threads_for(work)
-    pieces = threads * PIECES_PER_THREAD if threads > 1 else 1
-    step = max((len(bounds) - 1) // pieces, 1) if threads > 1 else max(len(bounds) - 1, 1)
+    if threads == 1:
+        call(bounds[0], bounds[-1])
+        return
+    step = max((len(bounds) - 1) // (threads * PIECES_PER_THREAD), 1)
     kept = [*bounds[:-1:step], bounds[-1]]
     run_pieces(lambda _, first, last: call(first, last), kept, threads)
 

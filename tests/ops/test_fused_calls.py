@@ -1,0 +1,107 @@
+"""The two ways into a fused operator, direct and through the dispatcher, and torch.vmap."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import graphattn as ga
+from graphattn import CSRGraph
+from tests.ops.conftest import make_qkv
+
+Call = Callable[..., Any]
+
+
+class Listener(TorchDispatchMode):
+    """Writes down which of our operators the dispatcher sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "graphattn":
+            self.seen.append(func._opname)
+        return func(*args, **(kwargs or {}))
+
+
+def attention_call(graph: CSRGraph) -> Call:
+    bias = torch.randn(graph.num_edges, 3, dtype=torch.float64)
+    return lambda q, k, v: ga.attention(q, k, v, graph, bias=bias, return_lse=True)[0]
+
+
+CALLS: dict[str, Callable[[CSRGraph], Call]] = {
+    "attention": attention_call,
+    "aggregate": lambda graph: lambda q, k, v: ga.aggregate(v, graph, reduce=["max", "std"])[1],
+    "edge_softmax": lambda graph: (
+        lambda q, k, v: ga.edge_softmax(ga.edge_scores(q, k, graph), graph, heads=True)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_both_ways_give_the_same_bits(graph: CSRGraph, name: str) -> None:
+    call, qkv = CALLS[name](graph), make_qkv(graph)
+    direct = call(*qkv)
+    grads = torch.autograd.grad(direct.sin().sum(), qkv, allow_unused=True)
+    with Listener() as listener:
+        seen = call(*qkv)
+        found = torch.autograd.grad(seen.sin().sum(), qkv, allow_unused=True)
+    assert {name, f"{name}_backward"} <= set(listener.seen)
+    assert torch.equal(direct, seen)
+    for mine, theirs in zip(grads, found, strict=True):
+        assert (mine is None) == (theirs is None)
+        assert mine is None or torch.equal(mine, theirs)
+
+
+def test_subclasses_see_the_operator(graph: CSRGraph) -> None:
+    class Marked(Tensor):
+        seen: list[str] = []
+
+        @classmethod
+        def __torch_function__(
+            cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            cls.seen.append(str(func))
+            return super().__torch_function__(func, types, args, kwargs or {})
+
+    q, k, v = (t.detach() for t in make_qkv(graph))
+    out = ga.attention(q.as_subclass(Marked), k, v, graph)
+    assert any("graphattn.attention" in name for name in Marked.seen)
+    assert torch.equal(out.as_subclass(Tensor), ga.attention(q, k, v, graph))
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("dim", [0, 1])
+def test_vmap_is_the_batch(graph: CSRGraph, name: str, dim: int) -> None:
+    call, qkv = CALLS[name](graph), make_qkv(graph, lead=(4,))
+    want = call(*qkv)
+    found = torch.vmap(call, in_dims=dim)(*(t.movedim(0, dim) for t in qkv))
+    assert torch.equal(found, want)
+    pair = (torch.autograd.grad(t.cos().sum(), qkv, allow_unused=True) for t in (found, want))
+    for mine, theirs in zip(*pair, strict=True):
+        assert (mine is None) == (theirs is None)
+        if mine is not None and theirs is not None:
+            torch.testing.assert_close(mine, theirs)
+
+
+def test_vmap_over_some_inputs(graph: CSRGraph) -> None:
+    q, k, v = make_qkv(graph, lead=(2,))
+    found = torch.vmap(lambda x: ga.attention(x, k[0], v[0], graph))(q)
+    for n in range(2):
+        assert torch.equal(found[n], ga.attention(q[n], k[0], v[0], graph))
+    weight = torch.rand(2, graph.num_edges, dtype=torch.float64)
+    found = torch.vmap(lambda x, w: ga.aggregate(x, graph, w))(v, weight)
+    torch.testing.assert_close(found, ga.aggregate(v, graph, weight))
+
+
+def test_vmap_over_a_bias_names_the_remedy(graph: CSRGraph) -> None:
+    q, k, v = (t.detach() for t in make_qkv(graph))
+    bias = torch.randn(4, graph.num_edges, dtype=torch.float64)
+    with pytest.raises(ValueError, match="impl='reference'"):
+        torch.vmap(lambda b: ga.attention(q, k, v, graph, bias=b))(bias)
+    found = torch.vmap(lambda b: ga.attention(q, k, v, graph, bias=b, impl="reference"))(bias)
+    torch.testing.assert_close(found[3], ga.attention(q, k, v, graph, bias=bias[3]))
