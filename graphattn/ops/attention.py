@@ -132,7 +132,8 @@ def attention(
     out, lse, edge_out, gated, _ = run(inputs, score, return_gated)
     assert out is not None and lse is not None
     if inputs.edge_proj is not None and edge_out is not None:
-        out = out + torch.einsum("brhf,hdf->brhd", edge_out, inputs.edge_proj).to(out.dtype)
+        # In place on the product, which nobody else holds: another new tensor costs more.
+        out = torch.einsum("brhf,hdf->brhd", edge_out, inputs.edge_proj).to(out.dtype).add_(out)
     out, lse = add_null_key(out, lse, null_logit, eps)
     results = [unfold_batch(out, inputs.lead)]
     if return_lse:

@@ -175,4 +175,4 @@ def _project_query(
     if edge_attr is None or edge_proj is None:
         return None, None, None
     edge_attr, edge_proj = edge_attr.to(query.dtype), edge_proj.to(query.dtype)
-    return edge_attr, edge_proj, torch.einsum("brhd,hdf->brhf", scale * query, edge_proj)
+    return edge_attr, edge_proj, torch.einsum("brhd,hdf->brhf", query, scale * edge_proj)

@@ -167,8 +167,8 @@ class _Pulls:
 
 def _edge_gradients(call: Launch, needs: tuple[bool, ...]) -> list[Tensor | None]:
     """Where the row pass writes the gradients of bias [E(, H)], gate and edge features."""
-    # With no batch entry or no head, no pass writes the edges' gradients.
-    written = call.query.shape[0] * call.query.shape[2] > 0
+    # Edges that a mask leaves out are not visited, nor is any without a batch entry or a head.
+    written = call.score.mask is None and call.query.shape[0] * call.query.shape[2] > 0
     blank = torch.empty_like if written else torch.zeros_like
     wanted = [tensor if need else None for need, tensor in zip(needs, call.edge, strict=True)]
     if call.score.bias_index is not None:

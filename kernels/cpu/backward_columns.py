@@ -88,7 +88,17 @@ def _backward_columns(
                     score(shape.keys, block, scores, own_key, near, ahead, scale)
                 else:
                     near = stage_gated(
-                        shape.keys, size, block, queries, gate, group, spare, slots, staged
+                        shape.keys,
+                        size,
+                        block,
+                        queries,
+                        ahead,
+                        edges,
+                        gate,
+                        group,
+                        spare,
+                        slots,
+                        staged,
                     )
                     score(shape.keys, block, scores, own_key, near, None, scale)
                 if grad_scores is not None:
@@ -97,7 +107,7 @@ def _backward_columns(
                     score(shape.values, block, pulls, own_value, grads, ahead, None)
                 if edge_attr is not None:
                     features = stage_features(
-                        shape.shared, size, block, edge_attr, slots, staged_features
+                        shape.shared, size, block, edges, edge_attr, slots, staged_features
                     )
                     score_feature_pairs(shape, block, scores, edge_queries, features)
                     if grad_edge_out is not None:

@@ -110,7 +110,17 @@ def _backward_rows(
                     score(shape.keys, block, scores, own, near, ahead, scale)
                 else:
                     near = stage_gated(
-                        shape.keys, size, block, keys, gate, group, spare, slots, staged
+                        shape.keys,
+                        size,
+                        block,
+                        keys,
+                        ahead,
+                        edges,
+                        gate,
+                        group,
+                        spare,
+                        slots,
+                        staged,
                     )
                     score(shape.keys, block, scores, own, near, None, scale)
                 if grad_scores is not None:
@@ -119,7 +129,7 @@ def _backward_rows(
                     score(shape.values, block, pulls, pull, values, ahead, None)
                 if edge_attr is not None:
                     features = stage_features(
-                        shape.shared, size, block, edge_attr, slots, staged_features
+                        shape.shared, size, block, edges, edge_attr, slots, staged_features
                     )
                     score_features(shape, block, scores, edge_query + feature_at, features)
                     if grad_edge_out is not None:

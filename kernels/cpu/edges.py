@@ -7,8 +7,15 @@ padded are copied to scratch.
 from numba.core import types
 
 from graphattn.kernels.cpu.compile import helper
-from graphattn.kernels.cpu.memory import read, read_integer, row_multiply, row_zero, write
-from graphattn.kernels.cpu.tables import TABLE, Table
+from graphattn.kernels.cpu.memory import (
+    read,
+    read_index,
+    read_integer,
+    row_multiply,
+    row_zero,
+    write,
+)
+from graphattn.kernels.cpu.tables import PREFETCH_DISTANCE, TABLE, Table, prefetch, prefetch_row
 
 
 @helper(types.int64)
@@ -69,6 +76,18 @@ def edge_row(row, heads, width, base, edge, group):
 
 
 @helper(types.void)
+def ask_edge_row(row, size, heads, width, base, edges, group, position):
+    """Prefetch the row of the edge some way past a position.
+
+    Only where edge ids are not positions: rows in the order of the walk come by themselves.
+    """
+    if edges is not None:
+        later = min(position + PREFETCH_DISTANCE, size.last)
+        edge = read_index(row.shape.edge_bits, edges, later)
+        prefetch_row(row, edge_row(row, heads, width, base, edge, group))
+
+
+@helper(types.void)
 def _copy_in(row, heads, width, source, spare):
     row_zero(row, spare)
     for h in range(heads):
@@ -102,9 +121,12 @@ def save_edge_row(row, heads, width, base, edge, group, spare):
 
 
 @helper(TABLE)
-def stage_gated(row, size, block, table, gate, group, spare, slots, rows):
+def stage_gated(row, size, block, table, ahead, edges, gate, group, spare, slots, rows):
     """Table of each neighbour's row times the gate of its edge."""
     for p in range(block.count):
+        if p % row.shape.tree == 0:
+            prefetch(row, table, ahead, block.start + p)
+        ask_edge_row(row, size, size.heads, size.key, gate, edges, group, block.start + p)
         edge = read_integer(block.ids, p)
         factor = load_edge_row(row, size.heads, size.key, gate, edge, group, spare)
         source = table.base + read_integer(table.index, p) * table.stride
@@ -113,8 +135,12 @@ def stage_gated(row, size, block, table, gate, group, spare, slots, rows):
 
 
 @helper(TABLE)
-def stage_features(row, size, block, edge_attr, slots, rows):
+def stage_features(row, size, block, edges, edge_attr, slots, rows):
     """Table of a block's edge features, copied only where they need padding."""
+    for p in range(block.count):
+        ask_edge_row(
+            row, size, 1, size.feature, edge_attr, edges, 0, block.start + p + row.shape.block
+        )
     if not is_padded(row, 1, size.feature):
         return Table(edge_attr, block.ids, row.bytes)
     for p in range(block.count):

@@ -132,7 +132,17 @@ def _forward(
                     score(shape.keys, block, scores, own, near, ahead, scale)
                 else:
                     near = stage_gated(
-                        shape.keys, size, block, keys, gate, group, spare, slots, staged
+                        shape.keys,
+                        size,
+                        block,
+                        keys,
+                        ahead,
+                        edges,
+                        gate,
+                        group,
+                        spare,
+                        slots,
+                        staged,
                     )
                     score(shape.keys, block, scores, own, near, None, scale)
                 if gated is not None:
@@ -140,7 +150,7 @@ def _forward(
                     save_gated(shape.keys, size, block, near, own, scale, group, spare, to)
                 if edge_attr is not None:
                     features = stage_features(
-                        shape.shared, size, block, edge_attr, slots, staged_features
+                        shape.shared, size, block, edges, edge_attr, slots, staged_features
                     )
                     score_features(
                         shape, block, scores, edge_query + own_at * shape.features.bytes, features

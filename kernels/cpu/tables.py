@@ -88,3 +88,14 @@ def prefetch(
         return context.get_dummy_value()
 
     return types.void(row, TABLE, AHEAD, types.int64), codegen
+
+
+@intrinsic
+def prefetch_row(typingctx: Any, row: ConstantType, address: types.Type) -> Any:
+    """Ask for one row at an address."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Value:
+        prefetch_bytes(Emitter(builder, row.constant.shape.double), args[1], 0, row.constant.bytes)
+        return context.get_dummy_value()
+
+    return types.void(row, types.int64), codegen

@@ -62,6 +62,8 @@ EVERYTHING = Case(
     3, 13, 5, batch=2, feature=6, bias="head", gate=True, clamp=0.7, dropout=0.3, gated=True
 )
 MASKED = Case(12, 40, 24, batch=2, mask=True, bias="table", clamp=1.0)
+# A mask of all heads leaves whole edges out, whose gradients must still be 0.
+MASKED_FEATURES = Case(5, 16, 16, mask=True, feature=8)
 LOGITS = Case(3, 13, 0, batch=2, feature=6, bias="head", clamp=0.7)
 CASES = [
     (PLAIN, torch.float32),
@@ -69,6 +71,7 @@ CASES = [
     (NARROW, torch.float32),
     (EVERYTHING, torch.float64),
     (MASKED, torch.float32),
+    (MASKED_FEATURES, torch.float64),
     (LOGITS, torch.float64),
 ]
 SWEEP = [
@@ -88,7 +91,7 @@ SWEEP = [
     LOGITS,
     Case(40, 4, 4, batch=2, mask=True),
     Case(8, 16, 16, mask=True, dropout=0.3, bias="head", gate=True, gated=True),
-    Case(5, 16, 16, mask=True, feature=8),
+    MASKED_FEATURES,
     Case(3, 7, 9, batch=2, bias="table", dropout=0.2),
     Case(8, 16, 0),
     Case(20, 3, 0, bias="table", gate=True, gated=True),
