@@ -30,6 +30,13 @@ SETS = {
 SEEDS = 3
 
 
+def protocol(arguments: list[str], out: Path, device: str, seeds: int | None) -> dict[str, Any]:
+    """Summary of ``graphattn protocol`` on the first split; what is finished in ``out`` is read."""
+    config, _ = parse("protocol", [*arguments, "--loop.device", device])
+    summary: dict[str, Any] = run_protocol(config, out, splits="0", seeds=seeds)["summary"]
+    return summary
+
+
 def run(device: str, repeats: int, compiled: bool = True) -> tuple[list[dict[str, Any]], list[str]]:
     """One row per data set with a column per model; ``SEEDS`` seeds on the first split."""
     data = os.environ.get("GRAPHATTN_DATA")
@@ -41,11 +48,9 @@ def run(device: str, repeats: int, compiled: bool = True) -> tuple[list[dict[str
     for name, model in todo:
         todo.set_postfix_str(f"{name} {model}")
         folder, settings = SETS[name]
-        shown = [*settings, "--model", model]
-        own = ["--root", str(Path(data, folder)), "--loop.device", device]
-        config, _ = parse("protocol", [*shown, *own])
+        shown = [*settings, "--model", model, "--root", str(Path(data, folder))]
         out = Path("runs/accuracy") / f"{name}-{model}".replace(" ", "-")
-        summary = run_protocol(config, out, splits="0", seeds=SEEDS)["summary"]
+        summary = protocol(shown, out, device, SEEDS)
         found.setdefault(name, {"workload": name})[model] = row(summary)["test acc %"]
         if model == MODELS[0]:
             about = remarks(summary)

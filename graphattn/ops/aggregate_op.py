@@ -12,7 +12,8 @@ from torch import Tensor
 
 from graphattn.kernels.reference import aggregate as reference
 from graphattn.kernels.reference.edges import accumulate_dtype
-from graphattn.ops.fused import direct, filled, kernels, register_batching, unflatten
+from graphattn.ops.batching import register_batching
+from graphattn.ops.fused import direct, filled, kernels, unflatten
 
 
 def _num_stats(reduce: tuple[str, ...]) -> int:

@@ -123,13 +123,11 @@ def attention(
         query, key, value, graph, scale=scale, bias=bias, gate=gate, edge_attr=edge_attr,
         edge_proj=edge_proj, clamp=clamp, impl=impl, return_gated=return_gated,
     )  # fmt: skip
-    score = inputs.score
-    if dropout_p > 0.0:
-        streams = _streams(inputs.query)
-        score = score._replace(dropout_p=float(dropout_p), streams=streams)
     if top_m is not None:
-        score = score._replace(mask=_strongest(inputs, top_m))
-    out, lse, edge_out, gated, _ = run(inputs, score, return_gated)
+        inputs = inputs.scored(mask=_strongest(inputs, top_m))
+    if dropout_p > 0.0:
+        inputs = inputs.scored(dropout_p=float(dropout_p), streams=_streams(inputs.query))
+    out, lse, edge_out, gated, _ = run(inputs, return_gated)
     assert out is not None and lse is not None
     if inputs.edge_proj is not None and edge_out is not None:
         # In place on the product, which nobody else holds: another new tensor costs more.
@@ -146,7 +144,7 @@ def attention(
 def _strongest(inputs: Inputs, top_m: int) -> Tensor:
     """Bits of the ``top_m`` largest logits of every row and head; no value is read."""
     with torch.no_grad():
-        logits = run(inputs._replace(value=None), inputs.score).scores
+        logits = run(inputs._replace(value=None)).scores
     assert logits is not None
     return top_m_bits(logits, inputs.graph, top_m, inputs.impl)
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from graphattn.kernels.reference import attention as reference
 from graphattn.kernels.reference.edges import accumulate_dtype
 from graphattn.kernels.score import Results, Score
-from graphattn.ops.fused import direct, filled, kernels, register_batching, unflatten
+from graphattn.ops.batching import register_batching
+from graphattn.ops.fused import direct, filled, kernels, unflatten
 
 # Tensors of a ``Score`` in the order of the operators; the first four can have a gradient.
 TENSORS = ("bias", "gate", "edge_attr", "edge_query", "bias_index", "mask", "streams")

@@ -10,15 +10,9 @@ from torch import Tensor
 from graphattn.graph import as_graph
 from graphattn.kernels.reference import edge_softmax as reference
 from graphattn.ops._dispatch import resolve
+from graphattn.ops.batching import register_batching
 from graphattn.ops.dims import check_float_tensor, has_heads
-from graphattn.ops.fused import (
-    check_reverse_mode,
-    direct,
-    flatten,
-    kernels,
-    register_batching,
-    unflatten,
-)
+from graphattn.ops.fused import check_reverse_mode, direct, flatten, kernels, unflatten
 
 
 def edge_softmax(

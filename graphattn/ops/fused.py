@@ -37,10 +37,11 @@ def direct(
             return operator(*inputs)
         wanted = False
         for given in inputs:
-            if type(given) in _PLAIN:
-                wanted |= given.requires_grad
-            elif isinstance(given, Tensor):
-                return operator(*inputs)
+            for part in given if isinstance(given, (list, tuple)) else (given,):
+                if type(part) in _PLAIN:
+                    wanted |= part.requires_grad
+                elif isinstance(part, Tensor):
+                    return operator(*inputs)
         return derived(*inputs) if wanted and torch.is_grad_enabled() else function(*inputs)
 
     return call
@@ -112,52 +113,3 @@ def check_reverse_mode(impl: str) -> None:
             f"impl={impl!r} has no forward-mode derivative; pass impl='reference' under "
             "torch.func.jvp and torch.autograd.forward_ad"
         )
-
-
-def register_batching(
-    operator: Any,
-    carried: Sequence[int],
-    batch_dims: Sequence[int],
-    *,
-    broadcast: Sequence[int] = (),
-    shared: str = "other tensors",
-) -> None:
-    """Let ``torch.vmap`` fold its dimension into the batch that the operator has anyway.
-
-    Args:
-        operator: A custom operator.
-        carried: Positions of the inputs whose first dimension is the batch.
-        batch_dims: Where each result has it.
-        broadcast: Those of ``carried`` whose batch may be 1 for all.
-        shared: Names of the inputs that a batch shares, for the message that refuses them.
-    """
-
-    def rule(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, ...]:
-        folded = list(inputs)
-        for position, (given, dim) in enumerate(zip(inputs, in_dims, strict=True)):
-            if given is None or (position in broadcast and dim is None and len(given) == 1):
-                continue
-            if position in carried:
-                folded[position] = _fold_mapped(given, dim, info.batch_size)
-            elif isinstance(dim, int):
-                raise ValueError(
-                    f"torch.vmap can map node tensors, but {shared} are shared by a batch; pass "
-                    "impl='reference' to map them"
-                )
-        found = operator(*folded)
-        found = found if isinstance(found, tuple) else (found,)
-        placed = [(t, d if t.dim() > 1 else None) for t, d in zip(found, batch_dims, strict=True)]
-        results = tuple(
-            t if d is None else t.unflatten(d, (info.batch_size, -1)) for t, d in placed
-        )
-        dims = tuple(d for _, d in placed)
-        return (results[0], dims[0]) if len(results) == 1 else (results, dims)
-
-    torch.library.register_vmap(operator, rule)
-
-
-def _fold_mapped(tensor: Tensor, dim: int | None, size: int) -> Tensor:
-    """[B, ...] with a mapped dimension, or without one: [size * B, ...]."""
-    if dim is None:
-        return tensor.unsqueeze(0).expand(size, *tensor.shape).flatten(0, 1)
-    return tensor.movedim(dim, 0).flatten(0, 1)

@@ -1,7 +1,7 @@
 """From public arguments to what the kernels take: checks, dtypes, batch, heads, the score."""
 
 import math
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -43,6 +43,10 @@ class Inputs(NamedTuple):
     edge_proj: Tensor | None
     impl: str
     lead: torch.Size
+
+    def scored(self, **changes: Any) -> "Inputs":
+        """These inputs with another score."""
+        return self._replace(score=self.score._replace(**changes))
 
 
 def prepare(
@@ -90,9 +94,9 @@ def prepare(
     return Inputs(q, k, v[0] if v else None, graph, score, edge_proj, impl, lead)
 
 
-def run(inputs: Inputs, score: Score, return_gated: bool = False) -> Results:
+def run(inputs: Inputs, return_gated: bool = False) -> Results:
     """Call the reference with plain autograd, or the fused operator."""
-    query, key, value, graph, _, _, impl, _ = inputs
+    query, key, value, graph, score, _, impl, _ = inputs
     if impl == "reference":
         layout = graph.rows_layout(impl)
         return reference.attention_forward(query, key, value, layout, score, return_gated)

@@ -37,7 +37,7 @@ def edge_scores(query: Tensor, key: Tensor, graph: Any, **options: Unpack[ScoreO
     if unknown:
         raise TypeError(f"unknown option {unknown[0]!r}; expected one of {', '.join(known)}")
     inputs = prepare(query, key, None, as_graph(graph), **options)
-    scores = run(inputs, inputs.score).scores
+    scores = run(inputs).scores
     assert scores is not None
     return unfold_batch(scores, inputs.lead)
 

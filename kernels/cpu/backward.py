@@ -7,7 +7,7 @@ from torch import Tensor
 
 from graphattn.kernels.cpu.backward_columns import backward_columns
 from graphattn.kernels.cpu.backward_rows import backward_rows
-from graphattn.kernels.cpu.launch import Argument, Launch, address, cut, prepare
+from graphattn.kernels.cpu.launch import Argument, Launch, address, cut, plain, prepare
 from graphattn.kernels.cpu.shares import Share, add_parts, shares
 from graphattn.kernels.layout import Layout
 from graphattn.kernels.score import Gradients, Results, Score
@@ -96,9 +96,6 @@ class _Pulls:
         ) -> Tensor | None:
             return None if tensor is None else call.padded(tensor, width, dtype)
 
-        def plain(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(call.dtype).contiguous()
-
         features = done.edge_out if grads.edge_out is not None else None
         return cls(
             call=call,
@@ -110,8 +107,8 @@ class _Pulls:
             grad_edge_out=padded(
                 grads.edge_out if features is not None else None, call.shape.feature
             ),
-            grad_gated=plain(grads.gated),
-            grad_scores=plain(grads.scores),
+            grad_gated=plain(grads.gated, call.dtype),
+            grad_scores=plain(grads.scores, call.dtype),
             stats=None if call.value is None else call.empty(call.query.shape[1], 2),
         )
 

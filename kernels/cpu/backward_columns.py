@@ -20,7 +20,7 @@ from graphattn.kernels.cpu.block import (
 )
 from graphattn.kernels.cpu.compile import Kernel
 from graphattn.kernels.cpu.dots import head_table
-from graphattn.kernels.cpu.edges import stage_bias, stage_features, stage_gated, stage_per_edge
+from graphattn.kernels.cpu.edges import score_keys, stage_bias, stage_features, stage_per_edge
 from graphattn.kernels.cpu.gradients import add_gated_gradient
 from graphattn.kernels.cpu.memory import as_wide, keep, row_scale, row_zero, scratch
 from graphattn.kernels.cpu.sums import weighted_sum
@@ -83,24 +83,10 @@ def _backward_columns(
                 if value is not None:
                     for p in range(0, block.count, shape.tree):
                         prefetch(shape.stats, levels, ahead, start + p)
-                if gate is None:
-                    near = queries
-                    score(shape.keys, block, scores, own_key, near, ahead, scale)
-                else:
-                    near = stage_gated(
-                        shape.keys,
-                        size,
-                        block,
-                        queries,
-                        ahead,
-                        edges,
-                        gate,
-                        group,
-                        spare,
-                        slots,
-                        staged,
-                    )
-                    score(shape.keys, block, scores, own_key, near, None, scale)
+                near = score_keys(
+                    shape.keys, size, block, scores, own_key, queries, ahead, scale, edges, gate,
+                    group, spare, slots, staged,
+                )  # fmt: skip
                 if grad_scores is not None:
                     stage_per_edge(shape, size, block, b, group, grad_scores, pulls)
                 if value is not None:

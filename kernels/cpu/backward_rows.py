@@ -25,7 +25,7 @@ from graphattn.kernels.cpu.block import (
 )
 from graphattn.kernels.cpu.compile import Kernel
 from graphattn.kernels.cpu.dots import dots_row, head_values
-from graphattn.kernels.cpu.edges import stage_bias, stage_features, stage_gated, stage_per_edge
+from graphattn.kernels.cpu.edges import score_keys, stage_bias, stage_features, stage_per_edge
 from graphattn.kernels.cpu.gradients import (
     add_gated_gradient,
     save_bias_gradient,
@@ -105,24 +105,10 @@ def _backward_rows(
                         shape, size, block, indices, edges, mask, bits, b, group,
                         grad_gated is not None,
                     )  # fmt: skip
-                if gate is None:
-                    near = keys
-                    score(shape.keys, block, scores, own, near, ahead, scale)
-                else:
-                    near = stage_gated(
-                        shape.keys,
-                        size,
-                        block,
-                        keys,
-                        ahead,
-                        edges,
-                        gate,
-                        group,
-                        spare,
-                        slots,
-                        staged,
-                    )
-                    score(shape.keys, block, scores, own, near, None, scale)
+                near = score_keys(
+                    shape.keys, size, block, scores, own, keys, ahead, scale, edges, gate, group,
+                    spare, slots, staged,
+                )  # fmt: skip
                 if grad_scores is not None:
                     stage_per_edge(shape, size, block, b, group, grad_scores, pulls)
                 if value is not None:

@@ -6,6 +6,7 @@ padded are copied to scratch.
 
 from numba.core import types
 
+from graphattn.kernels.cpu.block import score
 from graphattn.kernels.cpu.compile import helper
 from graphattn.kernels.cpu.memory import (
     read,
@@ -121,7 +122,25 @@ def save_edge_row(row, heads, width, base, edge, group, spare):
 
 
 @helper(TABLE)
-def stage_gated(row, size, block, table, ahead, edges, gate, group, spare, slots, rows):
+def score_keys(
+    row, size, block, scores, own, table, ahead, scale, edges, gate, group, spare, slots, staged
+):
+    """Scores of a block against the rows of ``table``, gated where there is a gate.
+
+    Returns the table of the rows that were scored.
+    """
+    if gate is not None:
+        near = _stage_gated(
+            row, size, block, table, ahead, edges, gate, group, spare, slots, staged
+        )
+        score(row, block, scores, own, near, None, scale)
+        return near
+    score(row, block, scores, own, table, ahead, scale)
+    return table
+
+
+@helper(TABLE)
+def _stage_gated(row, size, block, table, ahead, edges, gate, group, spare, slots, rows):
     """Table of each neighbour's row times the gate of its edge."""
     for p in range(block.count):
         if p % row.shape.tree == 0:

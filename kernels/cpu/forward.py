@@ -11,7 +11,6 @@ from graphattn.kernels.cpu.block import (
     limit,
     row_edges,
     row_of,
-    score,
     score_features,
     stage,
     stage_kept,
@@ -26,9 +25,9 @@ from graphattn.kernels.cpu.edges import (
     is_padded,
     save_edge_row,
     save_per_edge,
+    score_keys,
     stage_bias,
     stage_features,
-    stage_gated,
 )
 from graphattn.kernels.cpu.memory import (
     as_wide,
@@ -127,24 +126,10 @@ def _forward(
                     block = stage_kept(
                         shape, size, block, indices, edges, mask, bits, b, group, gated is not None
                     )
-                if gate is None:
-                    near = keys
-                    score(shape.keys, block, scores, own, near, ahead, scale)
-                else:
-                    near = stage_gated(
-                        shape.keys,
-                        size,
-                        block,
-                        keys,
-                        ahead,
-                        edges,
-                        gate,
-                        group,
-                        spare,
-                        slots,
-                        staged,
-                    )
-                    score(shape.keys, block, scores, own, near, None, scale)
+                near = score_keys(
+                    shape.keys, size, block, scores, own, keys, ahead, scale, edges, gate, group,
+                    spare, slots, staged,
+                )  # fmt: skip
                 if gated is not None:
                     to = gated + edge_jump
                     save_gated(shape.keys, size, block, near, own, scale, group, spare, to)

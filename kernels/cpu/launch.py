@@ -50,7 +50,7 @@ def padded(tensor: Tensor, heads: int, width: int, dtype: torch.dtype) -> Tensor
 
 def as_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Contiguous in ``dtype``."""
-    # Even a conversion that does nothing costs a call on a small graph a percent.
+    # A conversion that does nothing is still a call into torch, which small graphs feel.
     return (tensor if tensor.dtype == dtype else tensor.to(dtype)).contiguous()
 
 
@@ -78,10 +78,7 @@ class Launch(NamedTuple):
         """[B, N, H] with zeros up to the padded heads."""
         if tensor is None:
             return None
-        tensor = tensor.to(self.dtype)
-        if tensor.shape[2] != self.heads:
-            tensor = pad(tensor, (0, self.heads - tensor.shape[2]))
-        return tensor.contiguous()
+        return self.padded(tensor.unsqueeze(3), 1).squeeze(3)
 
     def empty(self, nodes: int, *width: int) -> Tensor:
         """Uninitialised [B, nodes, H'], or [B, nodes, H', width]."""
@@ -231,15 +228,16 @@ def _plain_score(score: Score, heads: int, feature: int, dtype: torch.dtype) -> 
     return score._replace(
         scale=float(score.scale),
         clamp=None if score.clamp is None else float(score.clamp),
-        bias=_plain(score.bias, dtype),
-        bias_index=_plain(score.bias_index, torch.int64),
-        gate=_plain(score.gate, dtype),
-        edge_attr=_plain(score.edge_attr, dtype),
+        bias=plain(score.bias, dtype),
+        bias_index=plain(score.bias_index, torch.int64),
+        gate=plain(score.gate, dtype),
+        edge_attr=plain(score.edge_attr, dtype),
         edge_query=None if own is None else padded(own, heads, feature, dtype),
-        mask=_plain(score.mask, torch.int32),
-        streams=_plain(score.streams, torch.int64),
+        mask=plain(score.mask, torch.int32),
+        streams=plain(score.streams, torch.int64),
     )
 
 
-def _plain(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+def plain(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """As ``as_dtype``, for a tensor that may be absent."""
     return None if tensor is None else as_dtype(tensor, dtype)
