@@ -11,6 +11,7 @@ from torch import Tensor
 
 from graphattn.kernels.cpu.compile import Kernel
 from graphattn.kernels.cpu.memory import read_integer
+from graphattn.kernels.cpu.pages import empty, zeros
 from graphattn.kernels.cpu.pull import pull_edges
 from graphattn.kernels.cpu.reduce import reduce_edges
 from graphattn.kernels.cpu.reduction import Reduction, make_reduction
@@ -119,7 +120,7 @@ def aggregate_forward(
     shape, size = _sizes(x, x.shape, weight, rows, reduce, None)
     factor = _contiguous(weight, high)
     out, stats = (
-        x.new_empty((count, x.shape[0], size.rows, *x.shape[2:]), dtype=high)
+        empty(x, (count, x.shape[0], size.rows, *x.shape[2:]), high)
         for count in (len(reduce), shape.terms - shape.linear)
     )
     if out.numel() > 0:
@@ -148,11 +149,11 @@ def aggregate_backward(
     full = torch.Size((batch, cols.indptr.shape[0] - 1, heads, width))
     gathered = torch.Size((batch, pulls.shape[1], heads, width))
     shape, size = _sizes(pulls, gathered, weight, cols, reduce, needs)
-    grad_x = pulls.new_empty(full, dtype=high) if needs[0] else None
+    grad_x = empty(pulls, full, high) if needs[0] else None
     grad_weight = None
     if needs[1]:
         # With nothing to walk, no pass writes it.
-        grad_weight = (torch.empty_like if pulls.numel() else torch.zeros_like)(weight, dtype=high)
+        grad_weight = (empty if pulls.numel() else zeros)(weight, weight.shape, high)
     if full.numel() > 0:
         own, factor = _contiguous(x, high), _contiguous(weight, high)
         work = batch * cols.indices.shape[0] * terms * heads * width

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from graphattn.kernels.cpu.block import Sizes
 from graphattn.kernels.cpu.compile import Kernel
+from graphattn.kernels.cpu.pages import empty
 from graphattn.kernels.cpu.shape import Shape, head_groups, padded_width
 from graphattn.kernels.cpu.shares import Share
 from graphattn.kernels.cpu.threads import run_chunks, run_pieces, threads_for
@@ -83,7 +84,7 @@ class Launch(NamedTuple):
     def empty(self, nodes: int, *width: int) -> Tensor:
         """Uninitialised [B, nodes, H'], or [B, nodes, H', width]."""
         shape = self.query.shape[0], nodes, self.heads, *width
-        return self.query.new_empty(shape, dtype=self.dtype)
+        return empty(self.query, shape, self.dtype)
 
     @property
     def edge(self) -> tuple[Tensor | None, ...]:
