@@ -1,8 +1,11 @@
 """Compiling kernels: Numba's options, and a disk cache that may fail without harm."""
 
+import hashlib
 import inspect
 import pickle
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from numba import njit
@@ -14,14 +17,32 @@ from graphattn.kernels.cpu.vector import named_intrinsic
 
 # No fastmath: it removes the tests for inf and NaN that masks and empty rows rest on.
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
+_IMPORT = re.compile(r"^from graphattn\.kernels\.cpu\.(\w+) import", re.MULTILINE)
 _CACHE_ERRORS = (OSError, EOFError, pickle.UnpicklingError)
 
 
-def _numba_type(argument: Any) -> types.Type:
+def sources(path: Path) -> set[Path]:
+    """A kernel's file and all files of this folder that it imports, directly or not."""
+    found, left = set(), [path]
+    while left:
+        path = left.pop()
+        if path not in found:
+            found.add(path)
+            left += [path.with_name(f"{name}.py") for name in _IMPORT.findall(path.read_text())]
+    return found
+
+
+def _version(function: Callable[..., None]) -> str:
+    """Hash of what a kernel is made of; Numba itself looks at the kernel's own file alone."""
+    files = sorted(sources(Path(inspect.getfile(function))))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+
+
+def _numba_type(argument: Any, version: str) -> types.Type:
     if argument is None:
         return types.none
     if isinstance(argument, Shape):
-        return numba_type(argument)
+        return numba_type(argument, version)
     if isinstance(argument, tuple):
         return types.NamedUniTuple(types.int64, len(argument), type(argument))
     return types.float64 if isinstance(argument, float) else types.int64
@@ -71,7 +92,8 @@ class Kernel:
         key = (arguments[0], tuple(map(type, arguments)))
         entry = self._entries.get(key)
         if entry is None:
-            entry = self._compile(tuple(map(_numba_type, arguments)))
+            version = _version(self.function)
+            entry = self._compile(tuple(_numba_type(a, version) for a in arguments))
             self._entries[key] = entry
         return entry
 
