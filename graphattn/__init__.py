@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from graphattn.ops import edge_scores as edge_scores
     from graphattn.ops import edge_softmax as edge_softmax
     from graphattn.ops import merge as merge
+    from graphattn.ops import na1d as na1d
+    from graphattn.ops import na2d as na2d
+    from graphattn.ops import na3d as na3d
     from graphattn.ops import top_m as top_m
 
 __version__ = "0.1.0"
@@ -51,6 +54,9 @@ _HOME = {
     "edge_scores": "graphattn.ops",
     "edge_softmax": "graphattn.ops",
     "merge": "graphattn.ops",
+    "na1d": "graphattn.ops",
+    "na2d": "graphattn.ops",
+    "na3d": "graphattn.ops",
     "top_m": "graphattn.ops",
     "laplacian_pe": "graphattn.encodings",
     "load_dataset": "graphattn.datasets.catalogue",

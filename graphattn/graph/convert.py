@@ -47,9 +47,11 @@ def as_graph(obj: Any, size: Size = None) -> CSRGraph:
     )
 
 
-def as_pattern(obj: Any, device: torch.device) -> CSRGraph | ProductGraph:
-    """As ``as_graph``, but a grid stays as it is: a description, wherever the tensors are."""
-    return obj.to(device) if isinstance(obj, ProductGraph) else as_graph(obj)
+def as_pattern(obj: Any, tensor: Any) -> CSRGraph | ProductGraph:
+    """As ``as_graph``, but a grid stays a grid, and comes to where ``tensor`` is."""
+    if not isinstance(obj, ProductGraph):
+        return as_graph(obj)
+    return obj.to(tensor.device) if isinstance(tensor, Tensor) else obj
 
 
 def _from_scipy(matrix: Any) -> CSRGraph:

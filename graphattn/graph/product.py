@@ -1,5 +1,7 @@
 """ProductGraph: graphs on grids whose neighbourhoods are products of one interval per axis."""
 
+from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -7,11 +9,19 @@ import torch
 from torch import Tensor
 
 from graphattn.graph.axes import BORDERS, Axis, build_tables
-from graphattn.graph.chunks import equal_work_rows
+from graphattn.graph.chunks import equal_work_rows, hub_parts
 from graphattn.graph.csr import CSRGraph
 from graphattn.graph.sort import index_dtype
-from graphattn.kernels.grid import spell_out
-from graphattn.kernels.layout import Layout
+from graphattn.kernels.grid import (
+    AXES,
+    COUNT,
+    EXTENT,
+    FIELDS,
+    entries,
+    first_edges,
+    spell_out,
+)
+from graphattn.kernels.layout import CHUNKS, Layout, longest_row
 
 _RULES = (*BORDERS, "blocks", "all")
 _NUMBERS = ("rows", "cols", "kernel_size", "stride", "dilation", "is_causal", "shift", "halo")
@@ -25,6 +35,8 @@ class ProductGraph:
     from tables of the axes; ``to_csr()`` writes them down for everything else. An edge's id is its
     position in ``to_csr()``.
 
+    ``relative_shape``: number of relative positions along each axis.
+
     Made by :class:`GridGraph`, :func:`grid_blocks`, :func:`halo` and :func:`complete`. Equal
     arguments make equal graphs. It has no tensors and follows the device of what attends over it.
 
@@ -34,14 +46,17 @@ class ProductGraph:
     axes: tuple[Axis, ...]
     device: torch.device
     num_edges: int
+    relative_shape: tuple[int, ...]
 
     def __init__(self, axes: tuple[Axis, ...], device: torch.device | str = "cpu") -> None:
         self.axes = tuple(axes)
         self.device = torch.device(device)
-        self.num_edges = prod(axis.num_edges for axis in self.axes)
+        self.num_edges = prod([axis.num_edges for axis in self.axes])
+        self.relative_shape = tuple([axis.width for axis in self.axes])
         self._layouts: dict[str, tuple[Layout, Layout]] = {}
         self._csr: CSRGraph | None = None
         self._relative: Tensor | None = None
+        self._elsewhere: dict[torch.device, ProductGraph] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -51,17 +66,17 @@ class ProductGraph:
     @property
     def num_rows(self) -> int:
         """Number of query nodes."""
-        return prod(axis.rows for axis in self.axes)
+        return prod([axis.rows for axis in self.axes])
 
     @property
     def num_cols(self) -> int:
         """Number of key nodes."""
-        return prod(axis.cols for axis in self.axes)
+        return prod([axis.cols for axis in self.axes])
 
     @property
     def num_relative(self) -> int:
         """Number of relative positions: columns of a bias table, :math:`\\prod (2 k_i - 1)`."""
-        return prod(axis.width for axis in self.axes)
+        return prod(self.relative_shape)
 
     def degree(self) -> Tensor:
         """Number of neighbours of each node, [rows] int64; under ``truncate`` fewer at borders."""
@@ -101,14 +116,15 @@ class ProductGraph:
         return self.to_csr().t()
 
     def to(self, device: torch.device | str) -> "ProductGraph":
-        """This graph for tensors on ``device``."""
+        """This graph for tensors on ``device``; cached."""
         device = torch.empty(0, device=device).device
         if device == self.device:
             return self
-        moved = ProductGraph.__new__(type(self))
-        moved.__dict__.update(self.__dict__)
-        ProductGraph.__init__(moved, self.axes, device)
-        return moved
+        if device not in self._elsewhere:
+            moved = ProductGraph.__new__(type(self))
+            ProductGraph.__init__(moved, self.axes, device)
+            self._elsewhere[device] = moved
+        return self._elsewhere[device]
 
     def rows_layout(self, impl: str = "cpu") -> Layout:
         """What the kernels of ``impl`` read of the rows: axis tables, or the written-down CSR."""
@@ -134,20 +150,17 @@ class ProductGraph:
     def _implicit(self) -> tuple[Layout, Layout]:
         rules = [_RULES.index(axis.rule) for axis in self.axes]
         numbers = [int(getattr(axis, name)) for axis in self.axes for name in _NUMBERS]
-        tables, by_rows, by_cols = implicit_plan(rules, numbers)
-        sizes = (self.num_rows, by_rows), (self.num_cols, by_cols)
-        both = (tables, tables.flip(0))
-        rows, cols = (self._one_way(n, c, t) for (n, c), t in zip(sizes, both, strict=True))
-        return rows, cols
+        tables, *plan = implicit_plan(rules, numbers, self.num_edges)
+        rows = self._one_way(self.num_rows, tables, plan[:2])
+        return rows, self._one_way(self.num_cols, tables.flip(0), plan[2:])
 
-    def _one_way(self, nodes: int, chunks: Tensor, tables: Tensor) -> Layout:
+    def _one_way(self, nodes: int, tables: Tensor, plan: list[Tensor]) -> Layout:
         """Arrays that nobody wrote: one element each, whose shapes still tell rows and edges."""
-        blank = chunks.new_zeros(1)
-        indptr, indices = blank.expand(nodes + 1), blank.expand(self.num_edges)
-        return Layout(indptr, indices, tables, (chunks, chunks.new_empty(3, 0)))
+        blank = tables.new_zeros(1)
+        return Layout(blank.expand(nodes + 1), blank.expand(self.num_edges), tables, tuple(plan))
 
     def __getstate__(self) -> dict[str, Any]:
-        blank: dict[str, Any] = {"_layouts": {}, "_csr": None, "_relative": None}
+        blank: dict[str, Any] = {"_layouts": {}, "_csr": None, "_relative": None, "_elsewhere": {}}
         return {**self.__dict__, **blank}
 
     def __eq__(self, other: object) -> bool:
@@ -163,21 +176,53 @@ class ProductGraph:
 
 
 @torch.library.custom_op("graphattn::implicit_plan", mutates_args=())
-def implicit_plan(rules: list[int], numbers: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Tables of both orientations, and row and column bounds of chunks of about equal work."""
+def implicit_plan(
+    rules: list[int], numbers: list[int], num_edges: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Tables of both orientations; for rows and for columns, chunks and the parts of hubs."""
+    found = _known_plan(tuple(rules), tuple(numbers), num_edges)
+    a, b, c, d, e = (t.clone() for t in found)  # an operator's results are its caller's
+    return a, b, c, d, e
+
+
+# Compiled code calls the operator in every step.
+@lru_cache(maxsize=256)
+def _known_plan(
+    rules: tuple[int, ...], numbers: tuple[int, ...], num_edges: int
+) -> tuple[Tensor, ...]:
     tables = build_tables(_unpacked(rules, numbers))
-    return tables, equal_work_rows(tables[0]), equal_work_rows(tables[1])
+    rows, cols = ((equal_work_rows(t), _parts(t, num_edges)) for t in tables)
+    return tables, *rows, *cols
+
+
+def _parts(tables: Tensor, num_edges: int) -> Tensor:
+    """Parts of hubs: only graphs of few keys and many queries have them, or the reverse."""
+    most = prod(int(entries(tables, axis)[:, COUNT].max()) for axis in range(AXES))
+    if most <= longest_row(num_edges):
+        return tables.new_empty(3, 0)
+    every = torch.arange(int(tables[:AXES, EXTENT].prod()) + 1)
+    parts: Tensor = hub_parts(first_edges(tables, every), num_edges)
+    return parts
 
 
 @implicit_plan.register_fake
-def _(rules: list[int], numbers: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    rules: list[int], numbers: list[int], num_edges: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     axes = _unpacked(rules, numbers)
-    longest = max(sum(a.rows for a in axes), sum(a.cols for a in axes)) + 3 - len(axes)
-    bounds = [torch.empty(65, dtype=torch.int64) for _ in range(2)]
-    return torch.empty(2, longest + 3, 8, dtype=torch.int64), bounds[0], bounds[1]
+    length = max(sum(a.rows for a in axes), sum(a.cols for a in axes)) + 2 * AXES - len(axes)
+
+    def bounds() -> Tensor:
+        return torch.empty(CHUNKS + 1, dtype=torch.int64)
+
+    def parts() -> Tensor:
+        return torch.empty(3, torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
+
+    tables = torch.empty(2, length, FIELDS, dtype=torch.int64)
+    return tables, bounds(), parts(), bounds(), parts()
 
 
-def _unpacked(rules: list[int], numbers: list[int]) -> tuple[Axis, ...]:
+def _unpacked(rules: Sequence[int], numbers: Sequence[int]) -> tuple[Axis, ...]:
     made, step = [], len(_NUMBERS)
     for n, rule in enumerate(rules):
         values: dict[str, Any] = dict(

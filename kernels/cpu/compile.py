@@ -35,22 +35,35 @@ def helper(result: types.Type | Callable[..., types.Type]) -> Callable[[Any], An
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        def definition(typingctx: Any, *arguments: types.Type) -> Any:
-            plain = [types.unliteral(argument) for argument in arguments]
-            kind = result if isinstance(result, types.Type) else result(*plain)
-            return kind(*plain), lower
-
-        def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            flags = Flags()
-            flags.error_model = "numpy"
-            flags.forceinline = True
-            made = context.compile_subroutine(builder, function, sig, flags=flags)
-            return context.call_internal(builder, made.fndesc, sig, args)
-
-        names = " ".join(inspect.signature(function).parameters)
-        return named_intrinsic(function.__name__, function.__doc__ or "", names, definition)
+        return choice(result, lambda *arguments: None, {None: function}, function.__doc__ or "")
 
     return decorate
+
+
+def choice(
+    result: types.Type | Callable[..., types.Type],
+    key: Callable[..., Any],
+    functions: dict[Any, Callable[..., Any]],
+    doc: str,
+) -> Any:
+    """As ``helper``, the function being that under ``key`` of the arguments' types."""
+
+    def definition(typingctx: Any, *arguments: types.Type) -> Any:
+        plain = [types.unliteral(argument) for argument in arguments]
+        kind = result if isinstance(result, types.Type) else result(*plain)
+        return kind(*plain), lower
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        flags = Flags()
+        flags.error_model = "numpy"
+        flags.forceinline = True
+        function = functions[key(*sig.args)]
+        made = context.compile_subroutine(builder, function, sig, flags=flags)
+        return context.call_internal(builder, made.fndesc, sig, args)
+
+    first = next(iter(functions.values()))
+    names = " ".join(inspect.signature(first).parameters)
+    return named_intrinsic(first.__name__, doc, names, definition)
 
 
 class Kernel:

@@ -23,7 +23,7 @@ from numba.extending import (
     unbox,
 )
 
-_SOURCES = sorted(Path(__file__).parent.glob("*.py"))
+_SOURCES = [*sorted(Path(__file__).parent.glob("*.py")), Path(__file__).parents[1] / "grid.py"]
 VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()[:16]
 VECTOR_BYTES = 64
 GROUP_BYTES = 1024
