@@ -7,7 +7,7 @@ from torch import Tensor
 
 from graphattn.kernels.cpu.backward_columns import backward_columns
 from graphattn.kernels.cpu.backward_rows import backward_rows
-from graphattn.kernels.cpu.launch import Argument, Launch, address, cut, plain, prepare
+from graphattn.kernels.cpu.launch import Argument, Launch, address, cut, plain, plain_table, prepare
 from graphattn.kernels.cpu.pages import empty, zeros
 from graphattn.kernels.cpu.shares import Share, add_parts, shares
 from graphattn.kernels.layout import Layout
@@ -40,6 +40,7 @@ def attention_backward(
     ``finfo.min`` has it where it masks a whole row. Memory: the gradients, two numbers per row and
     head, up to 64 copies of a bias table, and copies of node tensors whose widths need padding.
     """
+    score = plain_table(score, rows, value is None or grads.gated is not None)
     call = prepare(query, key, value, BACKWARD_BLOCK, score, grads.gated is not None)
     pulls = _Pulls.of(call, grads, done)
     edge_grads = _edge_gradients(call, needs)

@@ -17,24 +17,26 @@ from graphattn.kernels.cpu.vector import named_intrinsic
 
 # No fastmath: it removes the tests for inf and NaN that masks and empty rows rest on.
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
-_IMPORT = re.compile(r"^from graphattn\.kernels\.cpu\.(\w+) import", re.MULTILINE)
+_IMPORT = re.compile(r"^from graphattn\.kernels\.([\w.]+) import", re.MULTILINE)
+_ROOT = Path(__file__).resolve().parents[1]
 _CACHE_ERRORS = (OSError, EOFError, pickle.UnpicklingError)
 
 
-def sources(path: Path) -> set[Path]:
-    """A kernel's file and all files of this folder that it imports, directly or not."""
+def made_of(path: Path) -> set[Path]:
+    """A kernel's file and all files of ``graphattn.kernels`` that it imports, directly or not."""
     found, left = set(), [path]
     while left:
         path = left.pop()
         if path not in found:
             found.add(path)
-            left += [path.with_name(f"{name}.py") for name in _IMPORT.findall(path.read_text())]
+            names = _IMPORT.findall(path.read_text())
+            left += [_ROOT.joinpath(*name.split(".")).with_suffix(".py") for name in names]
     return found
 
 
 def _version(function: Callable[..., None]) -> str:
     """Hash of what a kernel is made of; Numba itself looks at the kernel's own file alone."""
-    files = sorted(sources(Path(inspect.getfile(function))))
+    files = sorted(made_of(Path(inspect.getfile(function)).resolve()))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
@@ -56,22 +58,35 @@ def helper(result: types.Type | Callable[..., types.Type]) -> Callable[[Any], An
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        def definition(typingctx: Any, *arguments: types.Type) -> Any:
-            plain = [types.unliteral(argument) for argument in arguments]
-            kind = result if isinstance(result, types.Type) else result(*plain)
-            return kind(*plain), lower
-
-        def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            flags = Flags()
-            flags.error_model = "numpy"
-            flags.forceinline = True
-            made = context.compile_subroutine(builder, function, sig, flags=flags)
-            return context.call_internal(builder, made.fndesc, sig, args)
-
-        names = " ".join(inspect.signature(function).parameters)
-        return named_intrinsic(function.__name__, function.__doc__ or "", names, definition)
+        return choice(result, lambda *arguments: None, {None: function}, function.__doc__ or "")
 
     return decorate
+
+
+def choice(
+    result: types.Type | Callable[..., types.Type],
+    key: Callable[..., Any],
+    functions: dict[Any, Callable[..., Any]],
+    doc: str,
+) -> Any:
+    """As ``helper``, the function being that under ``key`` of the arguments' types."""
+
+    def definition(typingctx: Any, *arguments: types.Type) -> Any:
+        plain = [types.unliteral(argument) for argument in arguments]
+        kind = result if isinstance(result, types.Type) else result(*plain)
+        return kind(*plain), lower
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        flags = Flags()
+        flags.error_model = "numpy"
+        flags.forceinline = True
+        function = functions[key(*sig.args)]
+        made = context.compile_subroutine(builder, function, sig, flags=flags)
+        return context.call_internal(builder, made.fndesc, sig, args)
+
+    first = next(iter(functions.values()))
+    names = " ".join(inspect.signature(first).parameters)
+    return named_intrinsic(first.__name__, doc, names, definition)
 
 
 class Kernel:
