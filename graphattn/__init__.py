@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from graphattn.graph import CSRGraph as CSRGraph
     from graphattn.graph import as_graph as as_graph
     from graphattn.ops import TableBias as TableBias
+    from graphattn.ops import additive_attention as additive_attention
+    from graphattn.ops import additive_scores as additive_scores
     from graphattn.ops import aggregate as aggregate
     from graphattn.ops import attention as attention
     from graphattn.ops import attention_weights as attention_weights
     from graphattn.ops import edge_scores as edge_scores
     from graphattn.ops import edge_softmax as edge_softmax
     from graphattn.ops import merge as merge
+    from graphattn.ops import message_aggregate as message_aggregate
+    from graphattn.ops import shared_key_attention as shared_key_attention
     from graphattn.ops import top_m as top_m
 
 __version__ = "0.1.0"
@@ -33,12 +37,16 @@ _HOME = {
     "CSRGraph": "graphattn.graph",
     "as_graph": "graphattn.graph",
     "TableBias": "graphattn.ops",
+    "additive_attention": "graphattn.ops",
+    "additive_scores": "graphattn.ops",
     "aggregate": "graphattn.ops",
     "attention": "graphattn.ops",
     "attention_weights": "graphattn.ops",
     "edge_scores": "graphattn.ops",
     "edge_softmax": "graphattn.ops",
     "merge": "graphattn.ops",
+    "message_aggregate": "graphattn.ops",
+    "shared_key_attention": "graphattn.ops",
     "top_m": "graphattn.ops",
     "laplacian_pe": "graphattn.encodings",
     "load_dataset": "graphattn.datasets.catalogue",

@@ -1,5 +1,6 @@
 """Modules that own weights and call ops; one family per file."""
 
 from graphattn.nn.blocks import mean_pool as mean_pool
+from graphattn.nn.gatv2_conv import GATv2Conv as GATv2Conv
 from graphattn.nn.graph_transformer_layer import GraphTransformerLayer as GraphTransformerLayer
 from graphattn.nn.transformer_conv import TransformerConv as TransformerConv

@@ -68,7 +68,7 @@ class TransformerConv(nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        _check_pyg_options(kwargs)
+        check_pyg_options(type(self).__name__, kwargs)
         check_heads(heads * out_channels, heads)
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -129,8 +129,8 @@ class TransformerConv(nn.Module):
             TypeError: ``x`` is neither a tensor nor two.
             ValueError: ``x``, ``edge_attr`` or ``size`` does not fit the graph or the layer.
         """
-        x_source, x_target = _source_and_target(x)
-        graph = _graph(edge_index, (x_source.shape[0], x_target.shape[0]), size)
+        x_source, x_target = source_and_target(x)
+        graph = graph_of(edge_index, (x_source.shape[0], x_target.shape[0]), size)
         head_shape = (self.heads, self.out_channels)
         query = self.lin_query(x_target).unflatten(-1, head_shape)
         key = self.lin_key(x_source).unflatten(-1, head_shape)
@@ -176,7 +176,8 @@ class TransformerConv(nn.Module):
         return f"{name}({self.in_channels}, {self.out_channels}, heads={self.heads})"
 
 
-def _source_and_target(x: Any) -> tuple[Tensor, Tensor]:
+def source_and_target(x: Any) -> tuple[Tensor, Tensor]:
+    """Node features of sources and of targets: one tensor stands for both."""
     if isinstance(x, Tensor):
         check_nodes(x)
         return x, x
@@ -193,7 +194,8 @@ def _source_and_target(x: Any) -> tuple[Tensor, Tensor]:
     return parts[0], parts[1]
 
 
-def _graph(edge_index: Any, rows: tuple[int, int], size: tuple[int, int] | None) -> CSRGraph:
+def graph_of(edge_index: Any, rows: tuple[int, int], size: tuple[int, int] | None) -> CSRGraph:
+    """The graph among ``rows`` = (sources, targets), which PyG's ``size`` must agree with."""
     if size is not None and tuple(size) != rows:
         raise ValueError(
             f"size must be (sources, targets) = {rows} as the rows of x, got {tuple(size)}; "
@@ -202,17 +204,16 @@ def _graph(edge_index: Any, rows: tuple[int, int], size: tuple[int, int] | None)
     return as_graph(edge_index, rows)
 
 
-def _check_pyg_options(options: dict[str, Any]) -> None:
+def check_pyg_options(layer: str, options: dict[str, Any]) -> None:
     """Refuse MessagePassing options whose effect the fused layer does not have."""
     for name, value in options.items():
         if name not in _PYG_OPTIONS:
             raise TypeError(
-                f"TransformerConv got an unknown argument {name!r}; of PyG's MessagePassing it "
+                f"{layer} got an unknown argument {name!r}; of PyG's MessagePassing it "
                 f"takes {', '.join(_PYG_OPTIONS)}"
             )
         if value not in _PYG_OPTIONS[name]:
             remedy = "flip the edges: edge_index.flip(0)" if name == "flow" else "leave it out"
             raise ValueError(
-                f"TransformerConv supports {name}={_PYG_OPTIONS[name][0]!r} only, got {value!r}; "
-                f"{remedy}"
+                f"{layer} supports {name}={_PYG_OPTIONS[name][0]!r} only, got {value!r}; {remedy}"
             )
