@@ -7,4 +7,6 @@ from graphattn.nn.gatv2_conv import GATv2Conv as GATv2Conv
 from graphattn.nn.gin_attention import GINAttention as GINAttention
 from graphattn.nn.graph_transformer_layer import GraphTransformerLayer as GraphTransformerLayer
 from graphattn.nn.pna_attention import PNAAttention as PNAAttention
+from graphattn.nn.sinc_conv import SINCConv as SINCConv
+from graphattn.nn.top_m_attention import TopMAttention as TopMAttention
 from graphattn.nn.transformer_conv import TransformerConv as TransformerConv

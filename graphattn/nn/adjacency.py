@@ -97,11 +97,16 @@ class AdjacencyTransform(nn.Module):
             )
         self.kind, self.beta, self.share, self.gain = kind, beta, share, gain
         self.straight_through = straight_through
-        value = torch.tensor(float(threshold))
+        self.first_threshold = float(threshold)
+        value = torch.tensor(self.first_threshold)
         if learn_threshold:
             self.threshold = nn.Parameter(value)
         else:
             self.register_buffer("threshold", value)
+
+    def reset_parameters(self) -> None:
+        """Set a learned threshold back."""
+        nn.init.constant_(self.threshold, self.first_threshold)
 
     def forward(self, weight: Tensor, graph: CSRGraph) -> Tensor:
         """Weights ``[..., E, H]`` in the caller's edge order -> the same shape."""

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from graphattn.graph import CSRGraph, as_graph
 from graphattn.nn.adjacency import AdjacencyTransform
-from graphattn.nn.blocks import check_heads
+from graphattn.nn.blocks import check_heads, reset
 from graphattn.nn.sequences import causal_part, rotate, sequence_graph
 from graphattn.ops import attention_weights, edge_scores
 
@@ -103,8 +103,16 @@ class HeadWeights(nn.Module):
         self.lin_query = nn.ModuleList(nn.Linear(channels, channels) for _ in range(count))
         self.lin_key = nn.ModuleList(nn.Linear(channels, channels) for _ in range(count))
         self.mix = None
+        self.first_mix = 0.8 - 0.6 * math.exp(-0.3 * (layer - 1))
         if differential:
-            self.mix = nn.Parameter(torch.tensor(0.8 - 0.6 * math.exp(-0.3 * (layer - 1))))
+            self.mix = nn.Parameter(torch.tensor(self.first_mix))
+
+    def reset_parameters(self) -> None:
+        """Draw new initial values for every part."""
+        reset(self)
+        nn.init.ones_(self.sharpness)
+        if self.mix is not None:
+            nn.init.constant_(self.mix, self.first_mix)
 
     @staticmethod
     def _check(

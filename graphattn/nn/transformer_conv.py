@@ -40,6 +40,7 @@ class TransformerConv(nn.Module):
         edge_dim: Width of ``edge_attr``; ``None`` means no edge features, ``-1`` is lazy.
         bias: Whether the node projections have a bias.
         root_weight: Whether to add the skip path ``W1 x_i``.
+        top_m: Keep the ``top_m`` largest logits of each row and head; ``None`` keeps all, as PyG.
         impl: Implementation of the attention (see :func:`graphattn.attention`).
         **kwargs: PyG's ``aggr``, ``flow`` and ``node_dim``, at the values this layer works with.
 
@@ -64,6 +65,7 @@ class TransformerConv(nn.Module):
         bias: bool = True,
         root_weight: bool = True,
         *,
+        top_m: int | None = None,
         impl: str = "auto",
         **kwargs: Any,
     ) -> None:
@@ -78,6 +80,7 @@ class TransformerConv(nn.Module):
         self.dropout = dropout
         self.edge_dim = edge_dim
         self.root_weight = root_weight
+        self.top_m = top_m
         self.impl = impl
 
         source, target = (in_channels,) * 2 if isinstance(in_channels, int) else in_channels
@@ -137,7 +140,8 @@ class TransformerConv(nn.Module):
         value = self.lin_value(x_source).unflatten(-1, head_shape)
         edges = self._edge_options(edge_attr)
         dropout_p = self.dropout if self.training else 0.0
-        message = attention(query, key, value, graph, **edges, dropout_p=dropout_p, impl=self.impl)
+        options = edges | {"dropout_p": dropout_p, "top_m": self.top_m, "impl": self.impl}
+        message = attention(query, key, value, graph, **options)
         out = self._combine(message, x_target)
         if return_attention_weights is None:
             return out
