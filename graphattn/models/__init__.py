@@ -8,7 +8,12 @@ from graphattn.models.baselines import GAT as GAT
 from graphattn.models.baselines import GCN as GCN
 from graphattn.models.baselines import SAGE as SAGE
 from graphattn.models.graph_transformer import GraphTransformer as GraphTransformer
+from graphattn.models.isomorphic_transformer import (
+    IsomorphicTransformer as IsomorphicTransformer,
+)
 from graphattn.models.laplacian_transformer import LaplacianTransformer as LaplacianTransformer
+from graphattn.models.sinc import SINC as SINC
+from graphattn.models.tangnn import TANGNN as TANGNN
 
 # name -> (class, arguments that the name fixes); all share the constructor's shape
 MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
@@ -17,4 +22,8 @@ MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "gcn": (GCN, {}),
     "sage": (SAGE, {}),
     "gat": (GAT, {}),
+    "gin-attention": (IsomorphicTransformer, {"layer": "gin"}),
+    "pna-attention": (IsomorphicTransformer, {"layer": "pna"}),
+    "tangnn": (TANGNN, {}),
+    "sinc": (SINC, {}),
 }
