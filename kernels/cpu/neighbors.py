@@ -18,7 +18,7 @@ _LOCAL_BITS = np.int64(LOCAL_BITS)
 _LOCAL_MASK = np.int64((1 << LOCAL_BITS) - 1)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _BLOCK = 64
-_AHEAD = 8
+_AHEAD = 16
 
 
 @register_jitable  # type: ignore[untyped-decorator]

@@ -8,7 +8,7 @@ _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _S30, _S27, _S31, _S11 = (np.uint64(bits) for bits in (30, 27, 31, 11))
 _ONE = np.uint64(1)
 
-# Beyond this many steps the displaced numbers are looked up no faster than a row is numbered.
+# Up to this many steps, looking up the displaced numbers is faster than numbering a long row.
 _SPARSE_STEPS = 64
 
 
@@ -35,7 +35,8 @@ def below(key, counter, bound):
 @register_jitable  # type: ignore[untyped-decorator]
 def is_sparse(size, count):
     """Whether ``choose`` needs room for 2 ``count`` numbers only, else for ``size``."""
-    return count <= _SPARSE_STEPS and size > 16 * count
+    few = count <= _SPARSE_STEPS or count * count < 4 * size
+    return few and size > 16 * count
 
 
 @register_jitable  # type: ignore[untyped-decorator]

@@ -99,3 +99,53 @@ def sample_neighbors(
         out.hop_nodes.append(len(nodes) - last)
         out.hop_edges.append(len(out.source) - edges)
     return out
+
+
+def two_hop(indptr: list[int], indices: list[int], node: int) -> tuple[list[int], list[int]]:
+    """L1 and L2 of a node: its neighbours, and the unique ends of two steps as they are found."""
+    first = indices[indptr[node] : indptr[node + 1]]
+    ends = [k for j in first for k in indices[indptr[j] : indptr[j + 1]]]
+    return first, list(dict.fromkeys(ends))
+
+
+def sample_tokens(
+    indptr: list[int], indices: list[int], node: int, tokens: int, seed: int
+) -> list[int]:
+    """LargeGT's tokens of a node (Dwivedi et al., 2023): itself and tokens - 1 of L = L1 ++ L2.
+
+    No L: distinct nodes of the whole graph (all of them in random order, again and again, where
+    they do not suffice); a short L: its cyclic prefix, L2 ascending; else without replacement.
+    Lists are coalesced; L is a multiset, in which a neighbour that closes a triangle is twice.
+    """
+    key, rest = derive(seed, node), tokens - 1
+    first, second = two_hop(indptr, indices, node)
+    if not first:
+        nodes = len(indptr) - 1
+        drawn = choose(key, nodes, min(rest, nodes))
+        return [node] + [drawn[step % len(drawn)] for step in range(rest)]
+    if len(first) + len(second) < rest:
+        both = first + sorted(second)
+        return [node] + [both[step % len(both)] for step in range(rest)]
+    both = first + second
+    return [node] + [both[place] for place in choose(key, len(both), rest)]
+
+
+def walk_tokens(
+    indptr: list[int], indices: list[int], node: int, tokens: int, seed: int
+) -> list[int]:
+    """Cheaper tokens: each is a walk, with replacement, so ends count by their paths.
+
+    A walk steps to a uniform neighbour j, stays there with probability 1 / (1 + deg j), else
+    steps on to a uniform neighbour of j.
+    """
+    key, rest = derive(seed, node), tokens - 1
+    degree = indptr[node + 1] - indptr[node]
+    if degree == 0:
+        return sample_tokens(indptr, indices, node, tokens, seed)
+    found = [node]
+    for step in range(rest):
+        middle = indices[indptr[node] + below(key, 2 * step, degree)]
+        begin, further = indptr[middle], indptr[middle + 1] - indptr[middle]
+        on = below(key, 2 * step + 1, further + 1)
+        found.append(middle if on == further else indices[begin + on])
+    return found
