@@ -107,6 +107,16 @@ def _cached(tensor: Tensor, size: Size) -> CSRGraph:
         return found[key]
 
 
+def remember(edge_index: Tensor, graph: CSRGraph) -> None:
+    """Let ``as_graph(edge_index, num_nodes)`` find a square graph that is known already.
+
+    For code that makes ``edge_index`` and graph together: a loader that draws edges row by row.
+    """
+    key = (edge_index._version, (graph.num_cols, graph.num_rows))
+    with _lock:
+        _cache[edge_index] = {key: graph}
+
+
 def _from_sparse(tensor: Tensor) -> CSRGraph:
     num_rows, num_cols = tensor.shape[0], tensor.shape[1]
     if tensor.layout == torch.sparse_csr:

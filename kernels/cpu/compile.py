@@ -16,10 +16,10 @@ from graphattn.kernels.cpu.shape import Shape, numba_type
 from graphattn.kernels.cpu.vector import named_intrinsic
 
 # No fastmath: it removes the tests for inf and NaN that masks and empty rows rest on.
-_OPTIONS = {"nogil": True, "error_model": "numpy"}
+OPTIONS = {"nogil": True, "error_model": "numpy"}
+CACHE_ERRORS = (OSError, EOFError, pickle.UnpicklingError)
 _IMPORT = re.compile(r"^from graphattn\.kernels\.([\w.]+) import", re.MULTILINE)
 _ROOT = Path(__file__).resolve().parents[1]
-_CACHE_ERRORS = (OSError, EOFError, pickle.UnpicklingError)
 
 
 def made_of(path: Path) -> set[Path]:
@@ -115,13 +115,13 @@ class Kernel:
     def _compile(self, signature: tuple[types.Type, ...]) -> Callable[..., None]:
         try:
             # Numba raises RuntimeError when no cache folder can be written.
-            cached = njit(cache=True, **_OPTIONS)(self.function)
+            cached = njit(cache=True, **OPTIONS)(self.function)
             entry: Callable[..., None] = cached.compile(signature)
-        except (RuntimeError, *_CACHE_ERRORS):
+        except (RuntimeError, *CACHE_ERRORS):
             return self._compile_in_memory(signature)
         # Two processes that compile at the same time can exchange entries in Numba's cache.
         return entry if signature in cached.overloads else self._compile_in_memory(signature)
 
     def _compile_in_memory(self, signature: tuple[types.Type, ...]) -> Callable[..., None]:
-        entry: Callable[..., None] = njit(**_OPTIONS)(self.function).compile(signature)
+        entry: Callable[..., None] = njit(**OPTIONS)(self.function).compile(signature)
         return entry

@@ -16,6 +16,7 @@ from graphattn.kernels.cpu.aggregate import Sizes, contiguous, pass_sizes
 from graphattn.kernels.cpu.changes import change_edges, reduce_message_edges
 from graphattn.kernels.cpu.compile import Kernel
 from graphattn.kernels.cpu.memory import read_integer
+from graphattn.kernels.cpu.pages import empty, zeros
 from graphattn.kernels.cpu.reduction import Reduction
 from graphattn.kernels.cpu.rows import compute_dtype, index_bits, run_rows
 from graphattn.kernels.cpu.tables import Ahead, Table
@@ -115,8 +116,7 @@ def message_forward(
     shape, size = pass_sizes(b, b.shape, weight, rows, reduce, None)
     shape = _message_shape(shape, activation, slope, edge_attr is not None, index_bits(rows)[1])
     out, stats = (
-        a.new_empty((count, *a.shape), dtype=high)
-        for count in (len(reduce), shape.terms - shape.linear)
+        empty(a, (count, *a.shape), high) for count in (len(reduce), shape.terms - shape.linear)
     )
     if out.numel() > 0:
         run_rows(
@@ -152,9 +152,7 @@ def message_backward(
     a_wide, b_wide, pulls = a.to(high).contiguous(), b.to(high).contiguous(), pulls.to(high)
     edge = contiguous(weight, high), *_features(edge_attr, edge_proj, high)
     grads = [
-        None
-        if not n or t is None
-        else torch.zeros_like(t, dtype=high, memory_format=torch.contiguous_format)
+        None if not n or t is None else zeros(t, t.shape, high)
         for n, t in zip(needs, given, strict=True)
     ]
     options = activation, slope, edge_attr is not None

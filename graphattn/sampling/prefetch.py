@@ -1,0 +1,57 @@
+"""Batches made ahead by threads, handed out in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+def in_order(
+    make: Callable[[Item], Made], items: Iterable[Item], threads: int, ahead: int = 2
+) -> Iterator[Made]:
+    """``make(item)`` for every item, in order, up to ``ahead`` per thread before they are needed.
+
+    Threads pay because the samplers and torch's gathers work without the GIL; memory grows by the
+    batches that wait, ``threads * ahead`` at most.
+
+    Args:
+        make: Must not depend on the order of its calls.
+        items: Drawn in the caller's thread.
+        threads: 0 makes each item when it is asked for.
+        ahead: Items per thread that are ready or in the making.
+
+    Raises:
+        Exception: What ``make`` raises, as soon as any item has failed, without the items before
+            it. Items that have not begun are dropped.
+    """
+    if threads == 0:
+        yield from map(make, items)
+        return
+    rest = iter(items)
+    pool = ThreadPoolExecutor(threads, "graphattn-loader")
+    try:
+        pending = deque(pool.submit(make, item) for item in islice(rest, threads * ahead))
+        while pending:
+            made = _first(pending)
+            pending.popleft()
+            pending.extend(pool.submit(make, item) for item in islice(rest, 1))
+            yield made
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _first(pending: deque[Future[Made]]) -> Made:
+    """Result of the first future, unless another one fails earlier."""
+    while True:
+        for future in pending:
+            if future.done() and future.exception() is not None:
+                future.result()
+        if pending[0].done():
+            return pending[0].result()
+        wait([future for future in pending if not future.done()], return_when=FIRST_COMPLETED)

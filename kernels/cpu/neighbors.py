@@ -1,0 +1,176 @@
+"""CPU neighbour sampling over memory-mapped or resident CSR arrays, one batch on one thread.
+
+The definition is kernels/reference/sampling.py. Three cache lines per edge set the pace (row
+offset, column, relabelling table), so each is asked for some rows before it is read.
+"""
+
+import numpy as np
+from numba.extending import register_jitable
+
+from graphattn.kernels.cpu.arrays import ArrayKernel, prefetch
+from graphattn.kernels.cpu.random import below, choose, derive, is_sparse
+
+LOCAL_BITS = 27
+"""Bits of a local id in a table entry; the rest hold the node."""
+DIRECT_NODES = 1 << 21
+"""Up to here the table has a slot for every node: 16 MB, and no collisions."""
+_LOCAL_BITS = np.int64(LOCAL_BITS)
+_LOCAL_MASK = np.int64((1 << LOCAL_BITS) - 1)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_BLOCK = 64
+_AHEAD = 16
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _slot(node, shift):
+    """Where a node's entry is looked for first; shift 0: at its own number."""
+    if shift == 0:
+        return node
+    return np.int64((np.uint64(node) * _GOLDEN) >> np.uint64(shift))
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _find(table, shift, node):
+    """The slot that holds a node, or the empty one where it belongs."""
+    slot, mask = _slot(node, shift), len(table) - 1
+    while table[slot] >= 0 and table[slot] >> _LOCAL_BITS != node:
+        slot = (slot + 1) & mask
+    return slot
+
+
+def _insert(table, shift, nodes, first, last, places):
+    """Enter the nodes ``first`` to ``last`` (their first copies) and note their slots."""
+    for local in range(first, last):
+        slot = _find(table, shift, nodes[local])
+        if table[slot] < 0:
+            table[slot] = (nodes[local] << _LOCAL_BITS) | local
+        places[local] = slot
+
+
+def _count(indptr, nodes, first, last, fanout, replace, begin, degree, taken):
+    """First edge, degree and number of edges to take of every node, and room for a choice."""
+    room = np.int64(0)
+    for place in range(first, last):
+        prefetch(indptr, nodes[min(place + 2 * _AHEAD, last - 1)])
+        node = nodes[place]
+        start = indptr[node]
+        size = indptr[node + 1] - start
+        begin[place - first] = start
+        degree[place - first] = size
+        if fanout < 0 or (size <= fanout and not replace) or size == 0:
+            taken[place - first] = size
+        else:
+            taken[place - first] = fanout
+            need = 3 * fanout if is_sparse(size, fanout) else size
+            room = max(room, need)
+    return room
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _pick(indices, key, start, size, count, replace, room, source, position, at):
+    """Global neighbours and positions of one node's edges."""
+    if replace and count > 0 and size > 0:
+        for step in range(count):
+            position[at + step] = start + below(key, step, size)
+    elif count == size:
+        for step in range(count):
+            position[at + step] = start + step
+    else:
+        choose(key, size, count, room)
+        for step in range(count):
+            position[at + step] = start + room[step]
+    for step in range(count):
+        source[at + step] = indices[position[at + step]]
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _sort_row(source, position, start, end):
+    """Shell sort by (source, position); rows are nearly sorted already."""
+    gap = np.int64(1)
+    while 3 * gap + 1 < (end - start) // 2:
+        gap = 3 * gap + 1
+    while gap > 0:
+        for right in range(start + gap, end):
+            key, value, at = source[right], position[right], right
+            while at >= start + gap and (
+                source[at - gap] > key or (source[at - gap] == key and position[at - gap] > value)
+            ):
+                source[at] = source[at - gap]
+                position[at] = position[at - gap]
+                at -= gap
+            source[at] = key
+            position[at] = value
+        gap //= 3
+
+
+def _expand(
+    indices, nodes, first, last, filled, key, begin, degree, taken, draw, room,
+    table, shift, places, source, target, position, at,
+):  # fmt: skip
+    """Draw the rows of the nodes ``first`` to ``last``; returns the number of nodes after it.
+
+    ``draw``: with replacement. Edges are written from ``at`` on. Blocks of rows first read their
+    neighbours and ask for the table's lines, then give local ids.
+    """
+    for block in range(first, last, _BLOCK):
+        stop, low = min(block + _BLOCK, last), at
+        for place in range(block, stop):
+            ahead = begin[min(place + _AHEAD, last - 1) - first]
+            if len(indices) > 0:
+                prefetch(indices, min(ahead, len(indices) - 1))
+                prefetch(indices, min(ahead + 16, len(indices) - 1))
+            row, count = place - first, taken[place - first]
+            _pick(
+                indices, derive(key, nodes[place]), begin[row], degree[row], count, draw, room,
+                source, position, at,
+            )  # fmt: skip
+            for edge in range(at, at + count):
+                target[edge] = place
+                prefetch(table, _slot(source[edge], shift))
+            at += count
+        for edge in range(low, at):
+            node = source[edge]
+            slot = _find(table, shift, node)
+            if table[slot] < 0:
+                table[slot] = (node << _LOCAL_BITS) | filled
+                nodes[filled] = node
+                places[filled] = slot
+                filled += 1
+            source[edge] = table[slot] & _LOCAL_MASK
+    return filled
+
+
+def _sort_rows(source, target, position):
+    """Bring edges that ascend by target into CSR order: by target, source, position."""
+    start = 0
+    for edge in range(1, len(target) + 1):
+        if edge == len(target) or target[edge] != target[start]:
+            _sort_row(source, position, start, edge)
+            start = edge
+
+
+def _induced(indptr, indices, nodes, table, shift, count_only, counts, source, position):
+    """Edges among the nodes in the table: counted, or written in CSR order."""
+    at = np.int64(0)
+    for place in range(len(nodes)):
+        start = at
+        for edge in range(indptr[nodes[place]], indptr[nodes[place] + 1]):
+            entry = table[_find(table, shift, np.int64(indices[edge]))]
+            if entry < 0:
+                continue
+            if not count_only:
+                source[at] = entry & _LOCAL_MASK
+                position[at] = edge
+            at += 1
+        if count_only:
+            counts[place] = at - start
+        else:
+            _sort_row(source, position, start, at)
+    return at
+
+
+insert = ArrayKernel(_insert)
+count = ArrayKernel(_count)
+expand = ArrayKernel(_expand)
+sort_rows = ArrayKernel(_sort_rows)
+induced = ArrayKernel(_induced)
