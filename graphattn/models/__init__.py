@@ -9,6 +9,9 @@ from graphattn.models.baselines import GCN as GCN
 from graphattn.models.baselines import SAGE as SAGE
 from graphattn.models.graph_transformer import GraphTransformer as GraphTransformer
 from graphattn.models.laplacian_transformer import LaplacianTransformer as LaplacianTransformer
+from graphattn.models.neighborhood_transformer import (
+    NeighborhoodTransformer as NeighborhoodTransformer,
+)
 
 # name -> (class, arguments that the name fixes); all share the constructor's shape
 MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
