@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypedDict
 import torch
 from torch import Tensor
 
-from graphattn.graph import Graph
+from graphattn.graph import Graph, ProductGraph
 from graphattn.kernels.reference import attention as reference
 from graphattn.kernels.reference.edges import accumulate_dtype
 from graphattn.kernels.score import Results, Score
@@ -103,10 +103,23 @@ def run(inputs: Inputs, return_gated: bool = False) -> Results:
     check_reverse_mode(impl)
     tensors = [getattr(score, name) for name in TENSORS]
     training = may_train(query, key, value, *tensors)
-    cols = flatten(graph.cols_layout(impl)) if training else []
-    rows = flatten(graph.rows_layout(impl))
+    kind = "tiles" if impl == "triton" and takes_tiles(inputs, return_gated) else impl
+    cols = flatten(graph.cols_layout(kind)) if training else []
+    rows = flatten(graph.rows_layout(kind))
     numbers = score.scale, score.clamp, score.dropout_p, return_gated
     return Results(*attend(query, key, value, *tensors, rows, cols, *numbers, impl))
+
+
+def takes_tiles(inputs: Inputs, return_gated: bool) -> bool:
+    """Whether Triton's kernels for grids serve a call; all others go over the written-down edges.
+
+    They know no options of the score, no windows that wrap, and float64 has no place on them.
+    """
+    query, _, value, graph, score, *_ = inputs
+    if value is None or return_gated or not isinstance(graph, ProductGraph) or graph.wraps:
+        return False
+    plain = all(getattr(score, name) is None for name in TENSORS) and score.clamp is None
+    return plain and query.dtype != torch.float64 and max(query.shape[3], value.shape[3]) <= 128
 
 
 def check_edge_options(

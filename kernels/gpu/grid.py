@@ -1,0 +1,120 @@
+"""Launchers of the tile kernels: attention over grids whose edges are never written down."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from graphattn.kernels.gpu.launch import launch_with, on_device_of
+from graphattn.kernels.gpu.tile_backward import tile_backward_cols, tile_backward_rows
+from graphattn.kernels.gpu.tiles import tile_forward
+from graphattn.kernels.gpu.tuning import power_of_two
+from graphattn.kernels.grid import AXES, EXTENT, STEP, WIDTH
+from graphattn.kernels.layout import Layout
+from graphattn.kernels.score import Gradients, Results, Score
+
+TILE = 64
+"""Nodes of a tile: the rows of one tensor-core product for four warps."""
+WARPS = 4
+
+
+class Tiles(NamedTuple):
+    """Shape of a tile and of the blocks that it meets, and the number of tiles of a grid."""
+
+    y: int
+    x: int
+    block: int
+    block_x: int
+    count: int
+
+
+def tiles_of(plan: Tensor, block: int) -> Tiles:
+    """Tiles for one orientation; ``plan``: its headers [3, 8], on the host.
+
+    A tile of x nodes with windows of k meets x + k - 1 columns, and up to k // 2 more at a border;
+    x is chosen so that these mostly fill 16 or 32. Sequences have no rows to tile.
+    """
+    heads = plan.tolist()
+    window = (heads[2][WIDTH] + 1) // 2
+    if heads[1][EXTENT] == 1:
+        x, block_x = TILE, block
+    elif window <= 9:
+        x, block_x = 8, 16
+    elif window <= 13:
+        x, block_x = 4, 16
+    else:
+        x, block_x = 16 if window <= 17 else 8, 32
+    y, count = TILE // x, heads[0][EXTENT]
+    for head, size in zip(heads[1:], (y, x), strict=True):
+        longest = -(-head[EXTENT] // head[STEP])
+        count *= head[STEP] * -(-longest // size)
+    return Tiles(y, x, block, block_x, count)
+
+
+def _arguments(
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, block: int, stages: int
+) -> tuple[dict[str, Any], int]:
+    """What all tile kernels take, and their number of programs; ``layout``: of who owns tiles."""
+    batch, _, heads, width = query.shape
+    tiles = tiles_of(layout.plan[0][:AXES], block)
+    assert layout.tables is not None
+    arguments = {
+        "query": query,
+        "key": key,
+        "value": value,
+        "tables": layout.tables[0],
+        "num_own": layout.indptr.shape[0] - 1,
+        "scale": scale,
+        "HEADS": heads,
+        "DK": width,
+        "DV": value.shape[3],
+        "BLOCK_K": max(power_of_two(width), 16),
+        "BLOCK_V": max(power_of_two(value.shape[3]), 16),
+        "TILE_Y": tiles.y,
+        "TILE_X": tiles.x,
+        "BLOCK_N": tiles.block,
+        "BLOCK_X": tiles.block_x,
+        "STAGES": stages,
+        "PRECISION": "ieee",
+    }
+    return arguments, batch * heads * tiles.count
+
+
+def attention_forward(
+    query: Tensor, key: Tensor, value: Tensor, rows: Layout, score: Score
+) -> Results:
+    """Softmax attention of every node over its window, [B, N, H, D] each; see ``Results``."""
+    out = value.new_empty((*query.shape[:3], value.shape[3]))
+    lse = query.new_empty(query.shape[:3], dtype=torch.float32)
+    arguments, programs = _arguments(query, key, value, rows, score.scale, 64, 2)
+    with on_device_of(query):
+        own = {"out": out, "lse": lse, "num_other": key.shape[1]}
+        launch_with(tile_forward, programs, arguments | own, WARPS)
+    return Results(out=out, lse=lse)
+
+
+def attention_backward(
+    grads: Results,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    done: Results,
+    rows: Layout,
+    cols: Layout,
+    score: Score,
+) -> Gradients:
+    """Gradients of ``attention_forward``; allocates them and two numbers per row and head."""
+    assert grads.out is not None and done.out is not None
+    delta = torch.linalg.vecdot(grads.out.float(), done.out.float())
+    if grads.lse is not None:
+        delta = delta - grads.lse
+    found = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+    common = {"grad_out": grads.out, "lse": done.lse, "delta": delta}
+    with on_device_of(query):
+        arguments, programs = _arguments(query, key, value, rows, score.scale, 32, 1)
+        own = common | {"grad_query": found[0], "num_other": key.shape[1]}
+        launch_with(tile_backward_rows, programs, arguments | own, WARPS)
+        arguments, programs = _arguments(query, key, value, cols, score.scale, 32, 1)
+        own = common | {"grad_key": found[1], "grad_value": found[2], "num_other": query.shape[1]}
+        launch_with(tile_backward_cols, programs, arguments | own, WARPS)
+    return Gradients(*found, None, None, None, None)

@@ -1,0 +1,35 @@
+"""The tile kernels without a GPU: interpreted in one process, compiled in another."""
+
+import pytest
+
+from tests.kernels.test_gpu_segment_builds import ROOT, run
+
+pytest.importorskip("triton")
+FOLDER = ROOT / "tests" / "kernels"
+
+
+def interpret(chosen: str) -> str:
+    options = "-q", "-x", "-p", "no:cacheprovider", str(FOLDER / "test_gpu_grid.py"), "-m", chosen
+    return run("-m", "pytest", *options, interpret=True)
+
+
+def build(target: str, *words: str) -> list[list[str]]:
+    """Rows of the table of one target; tensor cores are used throughout."""
+    table = run(str(FOLDER / "gpu_grid_table.py"), target, *words, interpret=False)
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    assert {row[4] for row in rows} == {"tile_forward", "tile_backward_rows", "tile_backward_cols"}
+    return rows
+
+
+def test_interpreter() -> None:
+    assert " passed" in interpret("not slow")
+
+
+@pytest.mark.slow
+def test_interpreter_sweep() -> None:
+    assert " passed" in interpret("slow")
+
+
+def test_kernels_build() -> None:
+    for row in build("sm_90", "bfloat16", "quick"):
+        assert row[6] == "0" and int(row[8]) > 0, row
