@@ -16,6 +16,9 @@ from graphattn.ops.bias import TableBias
 from graphattn.ops.checks import check_edge_tensor, check_numbers, check_qkv, check_same_dtype
 from graphattn.ops.fused import check_reverse_mode, flatten, may_train
 
+WIDEST_TILE = 256
+"""Bytes of one head's features beyond which Triton's kernels for grids run out of registers."""
+
 
 class ScoreOptions(TypedDict, total=False):
     """Keywords that make up a logit; see :func:`graphattn.attention`."""
@@ -119,7 +122,8 @@ def takes_tiles(inputs: Inputs, return_gated: bool) -> bool:
     if value is None or return_gated or not isinstance(graph, ProductGraph) or graph.wraps:
         return False
     plain = all(getattr(score, name) is None for name in TENSORS) and score.clamp is None
-    return plain and query.dtype != torch.float64 and max(query.shape[3], value.shape[3]) <= 128
+    widest = max(query.shape[3], value.shape[3]) * query.element_size()
+    return plain and query.dtype != torch.float64 and widest <= WIDEST_TILE
 
 
 def check_edge_options(

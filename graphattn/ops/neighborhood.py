@@ -118,7 +118,7 @@ def na2d(
         TypeError: an argument is unknown or of the wrong type.
 
     Memory: outputs and LSE, whatever the window. On the GPU ``rpb``, dropout, ``"wrap"``, float64
-    and heads wider than 128 need the edges written down, once for each geometry: 4 bytes each, 12
+    and heads beyond 256 bytes need the edges written down, once for each geometry: 4 bytes each, 12
     more for training.
     """
     window = kernel_size, stride, dilation, is_causal

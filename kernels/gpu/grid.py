@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from graphattn.kernels.gpu.launch import launch_with, on_device_of
+from graphattn.kernels.gpu.launch import launch_with, on_device_of, warp_size
 from graphattn.kernels.gpu.tile_backward import tile_backward_cols, tile_backward_rows
 from graphattn.kernels.gpu.tiles import tile_forward
 from graphattn.kernels.gpu.tuning import power_of_two
@@ -48,14 +48,29 @@ def tiles_of(plan: Tensor, block: int) -> Tiles:
     for head, size in zip(heads[1:], (y, x), strict=True):
         longest = -(-head[EXTENT] // head[STEP])
         count *= head[STEP] * -(-longest // size)
-    return Tiles(y, x, block, block_x, count)
+    return Tiles(y, x, block, min(block_x, block), count)
+
+
+def block_of(kind: str, width: int, itemsize: int) -> tuple[int, int]:
+    """Nodes that a tile meets at a time, and pipeline stages.
+
+    As large as registers allow for padded heads of ``width``: nothing spills up to 64 numbers in
+    half precision and 32 in float32, nor at twice that in the forward pass.
+    """
+    wide = width * itemsize > 128
+    if kind == "forward":
+        return (64, 2) if not wide and itemsize == 2 else (32, 1)
+    small = itemsize == 4 or (wide and kind == "columns")
+    return (16 if small else 32), 1
 
 
 def _arguments(
-    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, block: int, stages: int
+    kind: str, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float
 ) -> tuple[dict[str, Any], int]:
     """What all tile kernels take, and their number of programs; ``layout``: of who owns tiles."""
     batch, _, heads, width = query.shape
+    padded = [max(power_of_two(t.shape[3]), 16) for t in (query, value)]
+    block, stages = block_of(kind, max(padded), query.element_size())
     tiles = tiles_of(layout.plan[0][:AXES], block)
     assert layout.tables is not None
     arguments = {
@@ -68,14 +83,16 @@ def _arguments(
         "HEADS": heads,
         "DK": width,
         "DV": value.shape[3],
-        "BLOCK_K": max(power_of_two(width), 16),
-        "BLOCK_V": max(power_of_two(value.shape[3]), 16),
+        "BLOCK_K": padded[0],
+        "BLOCK_V": padded[1],
         "TILE_Y": tiles.y,
         "TILE_X": tiles.x,
         "BLOCK_N": tiles.block,
         "BLOCK_X": tiles.block_x,
         "STAGES": stages,
-        "PRECISION": "ieee",
+        # Three products of TensorFloat-32 are as exact as one of float32, which has no fast path
+        # on NVIDIA; AMD has one.
+        "PRECISION": "ieee" if query.element_size() == 2 or warp_size() == 64 else "tf32x3",
     }
     return arguments, batch * heads * tiles.count
 
@@ -86,7 +103,7 @@ def attention_forward(
     """Softmax attention of every node over its window, [B, N, H, D] each; see ``Results``."""
     out = value.new_empty((*query.shape[:3], value.shape[3]))
     lse = query.new_empty(query.shape[:3], dtype=torch.float32)
-    arguments, programs = _arguments(query, key, value, rows, score.scale, 64, 2)
+    arguments, programs = _arguments("forward", query, key, value, rows, score.scale)
     with on_device_of(query):
         own = {"out": out, "lse": lse, "num_other": key.shape[1]}
         launch_with(tile_forward, programs, arguments | own, WARPS)
@@ -111,10 +128,10 @@ def attention_backward(
     found = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
     common = {"grad_out": grads.out, "lse": done.lse, "delta": delta}
     with on_device_of(query):
-        arguments, programs = _arguments(query, key, value, rows, score.scale, 32, 1)
+        arguments, programs = _arguments("rows", query, key, value, rows, score.scale)
         own = common | {"grad_query": found[0], "num_other": key.shape[1]}
         launch_with(tile_backward_rows, programs, arguments | own, WARPS)
-        arguments, programs = _arguments(query, key, value, cols, score.scale, 32, 1)
+        arguments, programs = _arguments("columns", query, key, value, cols, score.scale)
         own = common | {"grad_key": found[1], "grad_value": found[2], "num_other": query.shape[1]}
         launch_with(tile_backward_cols, programs, arguments | own, WARPS)
     return Gradients(*found, None, None, None, None)

@@ -60,7 +60,8 @@ def rows(target: str, names: list[str], quick: bool) -> Iterator[tuple[str, ...]
     """One row per launch."""
     backend = TARGETS[target]
     for name in names:
-        for width in (64,) if quick else (32, 64, 128):
+        widest = 128 // getattr(torch, name).itemsize
+        for width in (64,) if quick else (widest // 2, widest, 2 * widest):
             for window in (7,) if quick else (7, 13, 17):
                 for launch in launches(getattr(torch, name), width, window, backend.warp_size):
                     compiled = compile_ahead(launch, backend)
