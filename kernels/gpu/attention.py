@@ -32,7 +32,7 @@ def attention_forward(
     """Softmax attention of every CSR row over its neighbours; the logits alone without a value.
 
     query [B, R, H, Dk], key [B, C, H, Dk], value [B, C, H, Dv], contiguous; see ``Results``.
-    The layout of a grid goes to grid.py, whose kernels know no options. Allocates the results and,
+    The layout of a grid goes to grid.py, whose kernels know few options. Allocates the results and,
     for graphs with hub rows, 4 bytes per hub chunk, head and column.
     """
     if rows.tables is not None and value is not None:
@@ -129,7 +129,7 @@ def attention_backward(
     columns, and for a bias table copies of its gradient: see ``EdgeGradients``.
     """
     if rows.tables is not None and value is not None:
-        return grid.attention_backward(grads, query, key, value, done, rows, cols, score)
+        return grid.attention_backward(grads, query, key, value, done, rows, cols, score, needs[0])
     score = packed(score)
     call = prepare(query, key, value, rows, score)
     stats = None

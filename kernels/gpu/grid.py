@@ -7,6 +7,7 @@ from torch import Tensor
 
 from graphattn.kernels.gpu.launch import launch_with, on_device_of, warp_size
 from graphattn.kernels.gpu.tile_backward import tile_backward_cols, tile_backward_rows
+from graphattn.kernels.gpu.tile_table import tile_table_gradient
 from graphattn.kernels.gpu.tiles import tile_forward
 from graphattn.kernels.gpu.tuning import power_of_two
 from graphattn.kernels.grid import AXES, EXTENT, STEP, WIDTH
@@ -16,6 +17,8 @@ from graphattn.kernels.score import Gradients, Results, Score
 TILE = 64
 """Nodes of a tile: the rows of one tensor-core product for four warps."""
 WARPS = 4
+SHARES, SMALLEST_SHARE = 64, 1024
+"""Into how many shares the queries are cut for a table's gradient, and their least size."""
 
 
 class Tiles(NamedTuple):
@@ -51,12 +54,14 @@ def tiles_of(plan: Tensor, block: int) -> Tiles:
     return Tiles(y, x, block, min(block_x, block), count)
 
 
-def block_of(kind: str, width: int, itemsize: int) -> tuple[int, int]:
+def block_of(kind: str, width: int, itemsize: int, biased: bool) -> tuple[int, int]:
     """Nodes that a tile meets at a time, and pipeline stages.
 
-    As large as registers allow for padded heads of ``width``: nothing spills up to 64 numbers in
-    half precision and 32 in float32, nor at twice that in the forward pass.
+    As large as registers allow for padded heads of ``width``, without spilling up to
+    64 numbers in half precision and 32 in float32.
     """
+    if biased:  # places in a table take registers too
+        return 16, 1
     wide = width * itemsize > 128
     if kind == "forward":
         return (64, 2) if not wide and itemsize == 2 else (32, 1)
@@ -65,21 +70,24 @@ def block_of(kind: str, width: int, itemsize: int) -> tuple[int, int]:
 
 
 def _arguments(
-    kind: str, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float
+    kind: str, query: Tensor, key: Tensor, value: Tensor, layout: Layout, score: Score
 ) -> tuple[dict[str, Any], int]:
     """What all tile kernels take, and their number of programs; ``layout``: of who owns tiles."""
     batch, _, heads, width = query.shape
     padded = [max(power_of_two(t.shape[3]), 16) for t in (query, value)]
-    block, stages = block_of(kind, max(padded), query.element_size())
+    size, biased = query.element_size(), score.bias is not None
+    block, stages = block_of(kind, max(padded), size, biased)
     tiles = tiles_of(layout.plan[0][:AXES], block)
     assert layout.tables is not None
     arguments = {
         "query": query,
         "key": key,
         "value": value,
+        "bias": None if score.bias is None else score.bias.contiguous(),
+        "num_types": 0 if score.bias is None else score.bias.shape[1],
         "tables": layout.tables[0],
         "num_own": layout.indptr.shape[0] - 1,
-        "scale": scale,
+        "scale": score.scale,
         "HEADS": heads,
         "DK": width,
         "DV": value.shape[3],
@@ -100,10 +108,13 @@ def _arguments(
 def attention_forward(
     query: Tensor, key: Tensor, value: Tensor, rows: Layout, score: Score
 ) -> Results:
-    """Softmax attention of every node over its window, [B, N, H, D] each; see ``Results``."""
+    """Softmax attention of every node over its window, [B, N, H, D] each; see ``Results``.
+
+    Of the score's options there may be a bias table of relative positions.
+    """
     out = value.new_empty((*query.shape[:3], value.shape[3]))
     lse = query.new_empty(query.shape[:3], dtype=torch.float32)
-    arguments, programs = _arguments("forward", query, key, value, rows, score.scale)
+    arguments, programs = _arguments("forward", query, key, value, rows, score)
     with on_device_of(query):
         own = {"out": out, "lse": lse, "num_other": key.shape[1]}
         launch_with(tile_forward, programs, arguments | own, WARPS)
@@ -119,8 +130,12 @@ def attention_backward(
     rows: Layout,
     cols: Layout,
     score: Score,
+    table: bool = False,
 ) -> Gradients:
-    """Gradients of ``attention_forward``; allocates them and two numbers per row and head."""
+    """Gradients of ``attention_forward``; allocates them and two numbers per row and head.
+
+    ``table``: whether that of the bias is wanted; it is summed in up to 64 copies of the table.
+    """
     assert grads.out is not None and done.out is not None
     delta = torch.linalg.vecdot(grads.out.float(), done.out.float())
     if grads.lse is not None:
@@ -128,10 +143,35 @@ def attention_backward(
     found = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
     common = {"grad_out": grads.out, "lse": done.lse, "delta": delta}
     with on_device_of(query):
-        arguments, programs = _arguments("rows", query, key, value, rows, score.scale)
+        arguments, programs = _arguments("rows", query, key, value, rows, score)
         own = common | {"grad_query": found[0], "num_other": key.shape[1]}
         launch_with(tile_backward_rows, programs, arguments | own, WARPS)
-        arguments, programs = _arguments("columns", query, key, value, cols, score.scale)
+        arguments, programs = _arguments("columns", query, key, value, cols, score)
         own = common | {"grad_key": found[1], "grad_value": found[2], "num_other": query.shape[1]}
         launch_with(tile_backward_cols, programs, arguments | own, WARPS)
-    return Gradients(*found, None, None, None, None)
+        bias = _table_gradient(arguments, common, rows, query) if table else None
+    return Gradients(*found, bias, None, None, None)
+
+
+def _table_gradient(
+    arguments: dict[str, Any], common: dict[str, Tensor], rows: Layout, query: Tensor
+) -> Tensor:
+    """Gradient of the bias table [H, T] in float32."""
+    table, items = arguments["bias"], query.shape[0] * query.shape[1]
+    shares = max(1, min(SHARES, items // SMALLEST_SHARE))
+    share = -(-items // shares)
+    parts = table.new_empty((shares, *table.shape), dtype=torch.float32)
+    names = ("query", "key", "value", "bias", "num_types", "scale", "HEADS", "DK", "DV")
+    own = {name: arguments[name] for name in (*names, "BLOCK_K", "BLOCK_V")} | common
+    assert rows.tables is not None
+    own |= {
+        "tables": rows.tables[0],
+        "num_own": query.shape[1],
+        "num_other": arguments["key"].shape[1],
+        "parts": parts,
+        "items": items,
+        "share": share,
+        "BLOCK_N": 32,
+    }
+    launch_with(tile_table_gradient, parts.numel(), own, WARPS)
+    return parts.sum(0)

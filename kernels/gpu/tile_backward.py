@@ -15,6 +15,7 @@ from graphattn.kernels.gpu.tiles import (
     FIRST,
     START,
     STEP,
+    biases,
     header,
     inside,
     load_rows,
@@ -35,11 +36,12 @@ def statistics(lse, delta, node, there, HEADS: tl.constexpr):
     return level * LOG2E, tl.load(delta + node, mask=there, other=0.0)
 
 
-@triton.jit(do_not_specialize=["num_own", "num_other"])
+@triton.jit(do_not_specialize=["num_own", "num_other", "num_types"])
 def tile_backward_rows(
     query,
     key,
     value,
+    bias,
     grad_out,
     lse,
     delta,
@@ -47,6 +49,7 @@ def tile_backward_rows(
     tables,
     num_own: tl.int64,
     num_other: tl.int64,
+    num_types: tl.int64,
     scale: tl.float32,
     HEADS: tl.constexpr,
     DK: tl.constexpr,
@@ -63,8 +66,9 @@ def tile_backward_rows(
     """Gradient of one tile of queries and one head."""
     batch, head, plane, group_y, tile_y, group_x, tile_x = place(tables, HEADS, TILE_Y, TILE_X)
     m, n = tl.arange(0, TILE_Y * TILE_X), tl.arange(0, BLOCK_N)
-    begin_y, count_y, at_y, on_y = windows(tables, 1, group_y, tile_y * TILE_Y + m // TILE_X)
-    begin_x, count_x, at_x, on_x = windows(tables, 2, group_x, tile_x * TILE_X + m % TILE_X)
+    own_y, own_x = tile_y * TILE_Y + m // TILE_X, tile_x * TILE_X + m % TILE_X
+    begin_y, count_y, at_y, on_y = windows(tables, 1, group_y, own_y)
+    begin_x, count_x, at_x, on_x = windows(tables, 2, group_x, own_x)
     first, last = union(begin_y, count_y)
     left, right = union(begin_x, count_x)
     node = (plane * header(tables, 1, EXTENT) + at_y) * header(tables, 2, EXTENT) + at_x
@@ -88,6 +92,9 @@ def tile_backward_rows(
                 values = load_rows(value + other_base * DV, near, there, HEADS, DV, BLOCK_V)
                 logits = tl.dot(q, tl.trans(keys), input_precision=PRECISION) * scale * LOG2E
                 on = near_x & inside(y, begin_y, count_y)
+                if bias is not None:
+                    table = bias + head * num_types
+                    logits += biases(table, tables, plane, other, own_y, y, own_x, x, on)
                 p = tl.where(on, tl.exp2(logits - level[:, None]), 0.0)
                 slope = tl.dot(pull, tl.trans(values), input_precision=PRECISION)
                 slope = p * (slope - drop[:, None])
@@ -95,11 +102,12 @@ def tile_backward_rows(
     store_rows(grad_query + base * DK, node, own, acc * scale, HEADS, DK, BLOCK_K)
 
 
-@triton.jit(do_not_specialize=["num_own", "num_other"])
+@triton.jit(do_not_specialize=["num_own", "num_other", "num_types"])
 def tile_backward_cols(
     query,
     key,
     value,
+    bias,
     grad_out,
     lse,
     delta,
@@ -108,6 +116,7 @@ def tile_backward_cols(
     tables,
     num_own: tl.int64,
     num_other: tl.int64,
+    num_types: tl.int64,
     scale: tl.float32,
     HEADS: tl.constexpr,
     DK: tl.constexpr,
@@ -124,8 +133,9 @@ def tile_backward_cols(
     """Gradients of one tile of keys and values and one head; ``tables`` list their readers."""
     batch, head, plane, group_y, tile_y, group_x, tile_x = place(tables, HEADS, TILE_Y, TILE_X)
     m, n = tl.arange(0, TILE_Y * TILE_X), tl.arange(0, BLOCK_N)
-    begin_y, count_y, at_y, on_y = windows(tables, 1, group_y, tile_y * TILE_Y + m // TILE_X)
-    begin_x, count_x, at_x, on_x = windows(tables, 2, group_x, tile_x * TILE_X + m % TILE_X)
+    own_y, own_x = tile_y * TILE_Y + m // TILE_X, tile_x * TILE_X + m % TILE_X
+    begin_y, count_y, at_y, on_y = windows(tables, 1, group_y, own_y)
+    begin_x, count_x, at_x, on_x = windows(tables, 2, group_x, own_x)
     first, last = union(begin_y, count_y)
     left, right = union(begin_x, count_x)
     node = (plane * header(tables, 1, EXTENT) + at_y) * header(tables, 2, EXTENT) + at_x
@@ -150,6 +160,9 @@ def tile_backward_cols(
                 level, drop = statistics(lse + other_base, delta + other_base, near, there, HEADS)
                 logits = tl.dot(k, tl.trans(queries), input_precision=PRECISION) * scale * LOG2E
                 on = near_x & inside(y, begin_y, count_y)
+                if bias is not None:
+                    table = bias + head * num_types
+                    logits += biases(table, tables, plane, other, own_y, y, own_x, x, on)
                 p = tl.where(on, tl.exp2(logits - level[None, :]), 0.0)
                 value_acc = tl.dot(p.to(pulls.dtype), pulls, value_acc, input_precision=PRECISION)
                 slope = tl.dot(v, tl.trans(pulls), input_precision=PRECISION)

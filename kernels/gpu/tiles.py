@@ -15,6 +15,7 @@ from graphattn.kernels.gpu.blocks import LN2, LOG2E
 # The fields of kernels/grid.py, which a kernel can only read as constants of its own module.
 FIELDS = tl.constexpr(8)
 EXTENT, OTHER, STEP, FIRST = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(6)
+WIDTH, SLOPE = tl.constexpr(4), tl.constexpr(5)
 START, COUNT = tl.constexpr(0), tl.constexpr(1)
 
 
@@ -90,6 +91,23 @@ def other_nodes(tables, plane, group_y, y, group_x, x):
 
 
 @triton.jit
+def relative(tables, AXIS: tl.constexpr, own, other):
+    """Relative position along an axis of [N] listed positions to [M] owning ones, [M, N]."""
+    gap = (other[None, :] - own[:, None]) * header(tables, AXIS, SLOPE)
+    return gap + header(tables, AXIS, WIDTH) // 2
+
+
+@triton.jit
+def biases(table, tables, plane, other, own_y, y, own_x, x, on):
+    """Entries [M, N] of a head's table of relative positions, in units of log 2."""
+    step = header(tables, 0, STEP)
+    at = (other - plane) // step * header(tables, 0, SLOPE) + header(tables, 0, WIDTH) // 2
+    at = at * header(tables, 1, WIDTH) + relative(tables, 1, own_y, y)
+    at = at * header(tables, 2, WIDTH) + relative(tables, 2, own_x, x)
+    return tl.load(table + at, mask=on, other=0.0) * LOG2E
+
+
+@triton.jit
 def load_rows(base, node, there, HEADS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     """Rows [N, BLOCK] of one head's features, 0 where there is no node or column."""
     column = tl.arange(0, BLOCK)
@@ -108,16 +126,18 @@ def store_rows(
     tl.store(base + at, tile, mask=there[:, None] & (column < WIDTH)[None, :])
 
 
-@triton.jit(do_not_specialize=["num_own", "num_other"])
+@triton.jit(do_not_specialize=["num_own", "num_other", "num_types"])
 def tile_forward(
     query,
     key,
     value,
+    bias,
     out,
     lse,
     tables,
     num_own: tl.int64,
     num_other: tl.int64,
+    num_types: tl.int64,
     scale: tl.float32,
     HEADS: tl.constexpr,
     DK: tl.constexpr,
@@ -134,8 +154,9 @@ def tile_forward(
     """Attention of one tile of queries and one head: online softmax over blocks of keys."""
     batch, head, plane, group_y, tile_y, group_x, tile_x = place(tables, HEADS, TILE_Y, TILE_X)
     m, n = tl.arange(0, TILE_Y * TILE_X), tl.arange(0, BLOCK_N)
-    begin_y, count_y, at_y, on_y = windows(tables, 1, group_y, tile_y * TILE_Y + m // TILE_X)
-    begin_x, count_x, at_x, on_x = windows(tables, 2, group_x, tile_x * TILE_X + m % TILE_X)
+    own_y, own_x = tile_y * TILE_Y + m // TILE_X, tile_x * TILE_X + m % TILE_X
+    begin_y, count_y, at_y, on_y = windows(tables, 1, group_y, own_y)
+    begin_x, count_x, at_x, on_x = windows(tables, 2, group_x, own_x)
     first, last = union(begin_y, count_y)
     left, right = union(begin_x, count_x)
     node = (plane * header(tables, 1, EXTENT) + at_y) * header(tables, 2, EXTENT) + at_x
@@ -160,7 +181,11 @@ def tile_forward(
                 keys = load_rows(key, near, there, HEADS, DK, BLOCK_K)
                 values = load_rows(value, near, there, HEADS, DV, BLOCK_V)
                 logits = tl.dot(q, tl.trans(keys), input_precision=PRECISION) * scale * LOG2E
-                logits = tl.where(near_x & inside(y, begin_y, count_y), logits, float("-inf"))
+                on = near_x & inside(y, begin_y, count_y)
+                if bias is not None:
+                    table = bias + head * num_types
+                    logits += biases(table, tables, plane, other, own_y, y, own_x, x, on)
+                logits = tl.where(on, logits, float("-inf"))
                 highest = tl.maximum(top, tl.max(logits, 1))
                 shift = tl.where(highest == float("-inf"), 0.0, highest)
                 p = tl.exp2(logits - shift[:, None])

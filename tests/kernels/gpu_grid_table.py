@@ -23,6 +23,7 @@ from graphattn.kernels.gpu.launch import Launch, recording
 from graphattn.kernels.layout import Layout
 from graphattn.kernels.score import Results, Score
 
+CASES = ((7, False), (13, False), (17, False), (7, True))
 MATRIX = {"cuda": r"\b(?:HGMMA|HMMA|IMMA)\S*", "hip": r"\bv_mfma\S*"}
 
 
@@ -31,15 +32,20 @@ def meta(layout: Layout) -> Layout:
     return layout._replace(edges=layout.tables.to("meta"))
 
 
-def launches(dtype: torch.dtype, width: int, window: int, warp_size: int) -> list[Launch]:
+def launches(
+    dtype: torch.dtype, width: int, window: int, biased: bool, warp_size: int
+) -> list[Launch]:
     """Every launch of a forward and a backward pass on meta tensors."""
     rows, cols = (meta(layout) for layout in GridGraph((64, 64), window).layout("tiles"))
     qkv = [torch.empty(1, 64 * 64, 8, width, dtype=dtype, device="meta") for _ in range(3)]
-    score = Score(scale=0.25)
+    types = (2 * window - 1) ** 2
+    table = torch.empty(8, types, device="meta") if biased else None
+    index = None if table is None else torch.empty(0, dtype=torch.int64, device="meta")
+    score = Score(scale=0.25, bias=table, bias_index=index)
     with recording(warp_size) as found:
         done = grid.attention_forward(*qkv, rows, score)
         pulls = Results(out=qkv[2], lse=done.lse)
-        grid.attention_backward(pulls, *qkv, done, rows, cols, score)
+        grid.attention_backward(pulls, *qkv, done, rows, cols, score, biased)
     return found
 
 
@@ -62,13 +68,15 @@ def rows(target: str, names: list[str], quick: bool) -> Iterator[tuple[str, ...]
     for name in names:
         widest = 128 // getattr(torch, name).itemsize
         for width in (64,) if quick else (widest // 2, widest, 2 * widest):
-            for window in (7,) if quick else (7, 13, 17):
-                for launch in launches(getattr(torch, name), width, window, backend.warp_size):
+            for window, biased in ((7, True),) if quick else CASES:
+                case = getattr(torch, name), width, window, biased
+                for launch in launches(*case, backend.warp_size):
                     compiled = compile_ahead(launch, backend)
                     named = launch._replace(arguments={"UNROLL": 1} | launch.arguments)
                     build = inspect(named, compiled, backend)
                     yield (
-                        target, name, str(width), str(window), build.kernel, str(build.registers),
+                        target, name, str(width), str(window) + " rpb" * biased, build.kernel,
+                        str(build.registers),
                         str(build.spilled), str(build.shared),
                         str(matrix_instructions(compiled, backend.backend)),
                     )  # fmt: skip

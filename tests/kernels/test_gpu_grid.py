@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 )
 DEVICE = "cpu" if INTERPRETED else "cuda"
 FEW: list[tuple[ProductGraph, int, int, int]] = [
-    (GridGraph((6, 9), (3, 7), dilation=(2, 1), is_causal=(True, False)), 1, 5, 3),
+    (GridGraph((5, 9), (2, 3), dilation=(2, 1), is_causal=(True, False)), 1, 5, 3),
     (GridGraph((2, 3, 9), (2, 2, 3), stride=(1, 2, 2)), 1, 4, 4),
 ]
 MANY: list[tuple[ProductGraph, int, int, int]] = [
@@ -46,17 +46,21 @@ def leaves_of(graph: ProductGraph, batch: int, dk: int, dv: int) -> list[Tensor]
 
 
 def results(graph: Any, leaves: list[Tensor], impl: str) -> list[Tensor]:
-    out, lse = ga.attention(*leaves, graph, return_lse=True, impl=impl)
+    """Output, LSE and gradients; a fourth leaf is a table of relative positions."""
+    bias = ga.TableBias(leaves[3]) if len(leaves) > 3 else None
+    out, lse = ga.attention(*leaves[:3], graph, bias=bias, return_lse=True, impl=impl)
     return [out, lse, *torch.autograd.grad((out.sin() * lse[..., None]).sum(), leaves)]
 
 
-def check(graph: ProductGraph, batch: int, dk: int, dv: int) -> None:
-    """Output, LSE and gradients of both equal the reference in float64; no edge is written."""
+def check(graph: ProductGraph, batch: int, dk: int, dv: int, biased: bool) -> None:
+    """Output, LSE and gradients equal the reference in float64; no edge is written down."""
     leaves = leaves_of(graph, batch, dk, dv)
+    if biased:
+        leaves.append(torch.randn(2, graph.num_relative, device=DEVICE).requires_grad_())
     found = results(graph, leaves, "triton")
     assert graph.to(DEVICE)._csr is None
     wide = [t.detach().double().requires_grad_() for t in leaves]
-    for a, b in zip(found, results(graph.to_csr().to(DEVICE), wide, "reference"), strict=True):
+    for a, b in zip(found, results(graph, wide, "reference"), strict=True):
         torch.testing.assert_close(a.double(), b.double(), rtol=2e-5, atol=2e-5)
 
 
@@ -69,26 +73,42 @@ def unwritten() -> None:
 
 @pytest.mark.parametrize("case", FEW, ids=str)
 def test_outputs_and_gradients(case: tuple[ProductGraph, int, int, int]) -> None:
-    check(*case)
+    check(*case, biased=False)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", MANY, ids=str)
-def test_outputs_and_gradients_of_many_grids(case: tuple[ProductGraph, int, int, int]) -> None:
-    check(*case)
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("case", [*FEW, *MANY], ids=str)
+def test_outputs_and_gradients_of_many_grids(
+    case: tuple[ProductGraph, int, int, int], biased: bool
+) -> None:
+    check(*case, biased)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("word", ["bias", "wrap", "float64"])
+def test_shares_of_a_table_are_summed_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    from graphattn.kernels.gpu import grid
+
+    graph = GridGraph((5, 6), 3)
+    leaves = [*leaves_of(graph, 2, 4, 4), torch.randn(2, 25, device=DEVICE).requires_grad_()]
+    whole = results(graph, leaves, "triton")
+    monkeypatch.setattr(grid, "SMALLEST_SHARE", 7)
+    for one, many in zip(whole, results(graph, leaves, "triton"), strict=True):
+        torch.testing.assert_close(one, many, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("word", ["clamp", "wrap", "float64"])
 def test_other_calls_go_over_the_edges(word: str) -> None:
     graph = GridGraph((3, 4), 3, border="wrap" if word == "wrap" else "clamp")
     leaves = leaves_of(graph, 1, 4, 4)
-    bias = ga.TableBias(torch.randn(2, 25, device=DEVICE)) if word == "bias" else None
+    bias = ga.TableBias(torch.randn(2, 25, device=DEVICE))
+    clamp = 1.0 if word == "clamp" else None
     if word == "float64":
         leaves = [t.detach().double().requires_grad_() for t in leaves]
-    found = ga.attention(*leaves, graph, bias=bias, impl="triton")
+    found = ga.attention(*leaves, graph, bias=bias, clamp=clamp, impl="triton")
     assert graph.to(DEVICE)._csr is not None
-    wanted = ga.attention(*leaves, graph, bias=bias, impl="reference")
+    wanted = ga.attention(*leaves, graph, bias=bias, clamp=clamp, impl="reference")
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 

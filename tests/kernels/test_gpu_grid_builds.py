@@ -14,10 +14,12 @@ def interpret(chosen: str) -> str:
 
 
 def build(target: str, *words: str) -> list[list[str]]:
-    """Rows of the table of one target; tensor cores are used throughout."""
+    """Rows of the table of one target; tensor cores are used throughout but for tables."""
     table = run(str(FOLDER / "gpu_grid_table.py"), target, *words, interpret=False)
     rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
-    assert {row[4] for row in rows} == {"tile_forward", "tile_backward_rows", "tile_backward_cols"}
+    tiles = {"tile_forward", "tile_backward_rows", "tile_backward_cols"}
+    assert {row[4] for row in rows} == tiles | {"tile_table_gradient"}
+    assert all(int(row[8]) > 0 for row in rows if row[4] in tiles)
     return rows
 
 
@@ -37,9 +39,8 @@ def test_kernels_build_without_spills(target: str) -> None:
     for row in build(target, "bfloat16", "float32"):
         wide = int(row[2]) * (2 if row[1] == "bfloat16" else 4) > 128
         assert int(row[6]) <= (128 if wide and row[4] == "tile_backward_cols" else 0), row
-        assert int(row[8]) > 0, row
 
 
 def test_kernels_build() -> None:
     for row in build("sm_90", "bfloat16", "quick"):
-        assert row[6] == "0" and int(row[8]) > 0, row
+        assert row[6] == "0", row
