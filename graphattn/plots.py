@@ -66,3 +66,121 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     if not entries:
         raise ValueError(f"{path} records no epoch; expected the folder of a run")
     return entries
+
+
+def grid_window(graph: Any, queries: Any = None, titles: Any = None) -> Figure:
+    """Who attends to whom on a 1-D or 2-D grid: the neighbours of some nodes, a panel each.
+
+    Args:
+        graph: A :class:`graphattn.GridGraph` or another graph on a grid; or a list of them with
+            one query each, to compare rules.
+        queries: Nodes as coordinates ``(y, x)`` (or numbers); ``None`` takes a corner, a node at
+            the upper border and the middle.
+        titles: Heading of every panel; ``None`` writes the query's coordinates.
+
+    Returns:
+        A matplotlib figure: the query orange, its keys blue, all other nodes grey.
+
+    Raises:
+        ValueError: The grid has three axes, or a query lies outside.
+    """
+    import numpy as np
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+
+    several = isinstance(graph, (list, tuple))
+    if queries is None:
+        queries = [_middle(g) for g in graph] if several else _sample_queries(graph)
+    graphs = list(graph) if several else [graph] * len(queries)
+    figure = Figure(figsize=(2.6 * len(graphs), 2.9), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(graphs)))
+    colours = ListedColormap(["#eeeeee", "#5b8fd0", "#f08a24"])
+    for n, (axes, one, query) in enumerate(zip(panels, graphs, queries, strict=True)):
+        rows, columns = _plane(one)
+        node = _node(one, query)
+        state = np.zeros(rows * columns)
+        state[_keys(one, node)] = 1
+        state[node] = 2
+        axes.pcolormesh(
+            state.reshape(rows, columns), cmap=colours, vmin=0, vmax=2, edgecolors="white"
+        )
+        axes.set(aspect="equal", xticks=[], yticks=[])
+        axes.invert_yaxis()
+        axes.set_title(f"query {divmod(node, columns)}" if titles is None else titles[n])
+    return figure
+
+
+def attention_map(graph: Any, weights: Any, query: Any, image: Any = None) -> Figure:
+    """How strongly one node of a 2-D grid attends to the others, one panel per head.
+
+    Args:
+        graph: The :class:`graphattn.GridGraph` that the weights belong to.
+        weights: ``[E]`` or ``[E, H]`` from :func:`graphattn.attention_weights`.
+        query: Node as coordinates ``(y, x)`` or a number.
+        image: ``[H, W]`` or ``[H, W, 3]`` in [0, 1] to lay the map over, at any resolution.
+
+    Returns:
+        A matplotlib figure; the query is marked by a cross, bright is strong.
+
+    Raises:
+        ValueError: A shape does not fit the graph.
+    """
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    table = weights.detach().cpu().reshape(weights.shape[0], -1)
+    if weights.dim() > 2 or table.shape[0] != graph.num_edges:
+        raise ValueError(
+            f"weights must be [E] or [E, H] with E = {graph.num_edges}, got {list(weights.shape)}"
+        )
+    (rows, columns), node = _plane(graph), _node(graph, query)
+    keys = _keys(graph, node)
+    first = int(graph.degree()[:node].sum())
+    figure = Figure(figsize=(2.6 * table.shape[1], 2.9), layout="constrained")
+    extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
+    for head, axes in enumerate(np.atleast_1d(figure.subplots(1, table.shape[1]))):
+        strength = np.zeros(rows * columns)
+        strength[keys] = table[first : first + len(keys), head]
+        if image is not None:
+            axes.imshow(np.asarray(image), extent=extent, cmap="gray")
+        axes.imshow(
+            strength.reshape(rows, columns), extent=extent, cmap="magma", vmin=0.0,
+            alpha=1.0 if image is None else 0.6,
+        )  # fmt: skip
+        axes.plot(node % columns, node // columns, "x", color="white")
+        axes.set(xticks=[], yticks=[], title=f"head {head}")
+    return figure
+
+
+def _plane(graph: Any) -> tuple[int, int]:
+    """Rows and columns of a grid of one or two axes."""
+    if len(graph.shape) > 2:
+        raise ValueError(f"a picture has two axes, the grid has shape {graph.shape}; draw a slice")
+    rows, columns = (1, *graph.shape)[-2:]
+    return rows, columns
+
+
+def _middle(graph: Any) -> tuple[int, int]:
+    rows, columns = _plane(graph)
+    return rows // 2, columns // 2
+
+
+def _sample_queries(graph: Any) -> list[tuple[int, int]]:
+    rows, columns = _plane(graph)
+    return [(0, 0), (0, columns // 2), _middle(graph)][-3 if rows > 1 else -2 :]
+
+
+def _node(graph: Any, query: Any) -> int:
+    rows, columns = _plane(graph)
+    node = int(query[0]) * columns + int(query[1]) if isinstance(query, tuple) else int(query)
+    inside = not isinstance(query, tuple) or (0 <= query[0] < rows and 0 <= query[1] < columns)
+    if not inside or not 0 <= node < rows * columns:
+        raise ValueError(f"query {query} lies outside of the grid {graph.shape}")
+    return node
+
+
+def _keys(graph: Any, node: int) -> list[int]:
+    """Keys of one node."""
+    csr = graph.to_csr()
+    keys: list[int] = csr.indices[csr.indptr[node] : csr.indptr[node + 1]].tolist()
+    return keys

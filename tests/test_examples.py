@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.datasets.ogb_layout import write_arxiv
+from tests.datasets.test_images import write_images
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,6 +47,30 @@ def test_ogbn_arxiv_on_a_small_folder_in_its_layout(tmp_path: Path) -> None:
     printed = run_example("03_ogbn_arxiv.py", *arguments, cwd=tmp_path)
     assert re.search(r"ogbn-arxiv .*acc validation 0\.\d+, test \d\.\d+", printed), printed
     assert (tmp_path / "runs/ogbn-arxiv/best.safetensors").exists()
+
+
+def test_grid_vision_on_a_few_images(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_images(tmp_path / "images" / split, count=2, size=(32, 32))
+    options = ("--epochs", "1", "--batch", "4", "--width", "8", "--impl", "reference")
+    picture = ("--picture", "map.png")
+    printed = run_example(
+        "05_grid_vision.py", "--root", tmp_path / "images", *options, *picture, cwd=tmp_path
+    )
+    for attention in ("neighborhood", "windows", "dense"):
+        score = re.search(rf"{attention}: test accuracy (\d\.\d+)", printed)
+        assert score is not None, printed
+    assert (tmp_path / "map.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_grid_minesweeper(tmp_path: Path, data_root: Path) -> None:
+    arguments = ("--root", data_root / "heterophilous", "--epochs", "5")
+    printed = run_example("05_grid_minesweeper.py", *arguments, cwd=tmp_path)
+    assert "has the 88804 edges of minesweeper: True" in printed
+    gap = re.search(r"difference of a logit: (\S+)", printed)
+    assert gap is not None and float(gap[1]) < 1e-4
 
 
 def test_readme_snippets() -> None:

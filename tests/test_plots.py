@@ -2,8 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from graphattn.plots import training_curves
+from graphattn import GridGraph
+from graphattn.plots import attention_map, grid_window, training_curves
 
 
 def test_training_curves(tmp_path: Path) -> None:
@@ -34,3 +36,34 @@ def test_finished_run_names_metric_and_best_epoch(tmp_path: Path) -> None:
 def test_nothing_recorded(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="records no epoch"):
         training_curves(tmp_path)
+
+
+def test_grid_window_colours_the_query_and_its_keys(tmp_path: Path) -> None:
+    graph = GridGraph((5, 6), 3)
+    figure = grid_window(graph)
+    corner = figure.axes[0].collections[0].get_array().reshape(5, 6)
+    assert corner[0, 0] == 2 and (corner[:3, :3] > 0).all() and corner.sum() == 10
+    assert len(figure.axes) == 3
+    assert [a.get_title() for a in grid_window([graph, GridGraph(7, 3)], titles="ab").axes] == [
+        "a",
+        "b",
+    ]
+    figure.savefig(tmp_path / "window.png")
+    assert (tmp_path / "window.png").stat().st_size > 1000
+    with pytest.raises(ValueError, match=r"query \(5, 0\) lies outside"):
+        grid_window(graph, [(5, 0)])
+    with pytest.raises(ValueError, match="draw a slice"):
+        grid_window(GridGraph((3, 3, 3), 3))
+
+
+def test_attention_map_places_the_weights_of_one_query() -> None:
+    graph = GridGraph((4, 5), 3, border="truncate")
+    weights = torch.rand(graph.num_edges, 2)
+    figure = attention_map(graph, weights, (0, 1), image=torch.rand(8, 10))
+    first = int(graph.degree()[0])
+    drawn = figure.axes[1].images[1].get_array()
+    assert drawn[:2, :3].ravel().tolist() == pytest.approx(weights[first : first + 6, 1].tolist())
+    assert drawn.sum() == pytest.approx(float(weights[first : first + 6, 1].sum()))
+    assert len(attention_map(graph, weights[:, 0], 7).axes) == 1
+    with pytest.raises(ValueError, match="with E = "):
+        attention_map(graph, weights[1:], 0)

@@ -9,6 +9,7 @@ import argparse
 import accuracy
 import attention
 import graphs
+import grid
 import minesweeper
 import options
 import report
@@ -17,6 +18,7 @@ FAMILIES = {
     "attention": attention.run,
     "options": options.run,
     "graphs": graphs.run,
+    "grid": grid.run,
     "accuracy": accuracy.run,
     "minesweeper": minesweeper.run,
 }

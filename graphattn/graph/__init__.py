@@ -8,6 +8,7 @@ from graphattn.graph.patterns import complete as complete
 from graphattn.graph.patterns import grid_blocks as grid_blocks
 from graphattn.graph.patterns import grid_dilated_blocks as grid_dilated_blocks
 from graphattn.graph.patterns import halo as halo
+from graphattn.graph.patterns import shared as shared
 from graphattn.graph.patterns import tile_stats as tile_stats
 from graphattn.graph.product import ProductGraph as ProductGraph
 

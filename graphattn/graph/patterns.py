@@ -1,8 +1,9 @@
 """Window partitions and other patterns on grids; how well a graph fills tiles."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from graphattn.graph.grid import GridGraph, check_shape, per_axis
 from graphattn.graph.product import ProductGraph
 
 Sizes = Sequence[int] | int
+P = TypeVar("P", bound=ProductGraph)
 
 
 def grid_blocks(shape: Sizes, window: Sizes, shift: Sizes = 0) -> ProductGraph:
@@ -77,6 +79,19 @@ def complete(num_rows: int, num_cols: int | None = None) -> ProductGraph:
         if not isinstance(count, int) or count < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {count!r}")
     return ProductGraph((Axis(num_rows, cols, rule="all"),))
+
+
+def shared(build: Callable[..., P], *arguments: Any) -> P:
+    """``build(*arguments)``; eager calls with the same ones share the graph and what it cached."""
+    if torch.compiler.is_compiling():
+        return build(*arguments)
+    made: P = _known(build, *(tuple(a) if isinstance(a, list) else a for a in arguments))
+    return made
+
+
+@lru_cache(maxsize=256)
+def _known(build: Callable[..., P], *arguments: Any) -> P:
+    return build(*arguments)
 
 
 class TileStats(NamedTuple):

@@ -24,6 +24,7 @@ from graphattn.kernels.grid import (
 from graphattn.kernels.layout import CHUNKS, Layout, longest_row
 
 _RULES = (*BORDERS, "blocks", "all")
+_BY_TABLES = ("cpu", "tiles")
 _NUMBERS = ("rows", "cols", "kernel_size", "stride", "dilation", "is_causal", "shift", "halo")
 
 
@@ -72,6 +73,11 @@ class ProductGraph:
     def num_cols(self) -> int:
         """Number of key nodes."""
         return prod([axis.cols for axis in self.axes])
+
+    @property
+    def wraps(self) -> bool:
+        """Whether a window may go on at the other side."""
+        return "wrap" in [axis.rule for axis in self.axes]
 
     @property
     def num_relative(self) -> int:
@@ -127,12 +133,15 @@ class ProductGraph:
         return self._elsewhere[device]
 
     def rows_layout(self, impl: str = "cpu") -> Layout:
-        """What the kernels of ``impl`` read of the rows: axis tables, or the written-down CSR."""
-        return self._layout(impl)[0] if impl == "cpu" else self.to_csr().rows_layout(impl)
+        """What the kernels of ``impl`` read of the rows: axis tables, or the written-down CSR.
+
+        ``"cpu"`` and ``"tiles"`` (Triton's kernels for grids) read tables.
+        """
+        return self._layout(impl)[0] if impl in _BY_TABLES else self.to_csr().rows_layout(impl)
 
     def cols_layout(self, impl: str = "cpu") -> Layout:
         """What the kernels of ``impl`` read of the columns."""
-        return self._layout(impl)[1] if impl == "cpu" else self.to_csr().cols_layout(impl)
+        return self._layout(impl)[1] if impl in _BY_TABLES else self.to_csr().cols_layout(impl)
 
     def layout(self, impl: str = "cpu") -> tuple[Layout, Layout]:
         """Both orientations."""
@@ -142,17 +151,21 @@ class ProductGraph:
         if impl in self._layouts:
             return self._layouts[impl]
         if torch.compiler.is_compiling():
-            return self._implicit()
+            return self._implicit(impl)
         with torch.inference_mode(False):
-            self._layouts[impl] = self._implicit()
+            self._layouts[impl] = self._implicit(impl)
         return self._layouts[impl]
 
-    def _implicit(self) -> tuple[Layout, Layout]:
+    def _implicit(self, impl: str) -> tuple[Layout, Layout]:
         rules = [_RULES.index(axis.rule) for axis in self.axes]
         numbers = [int(getattr(axis, name)) for axis in self.axes for name in _NUMBERS]
         tables, *plan = implicit_plan(rules, numbers, self.num_edges)
-        rows = self._one_way(self.num_rows, tables, plan[:2])
-        return rows, self._one_way(self.num_cols, tables.flip(0), plan[2:])
+        if impl == "tiles":  # the headers stay on the host: launches must not wait for the device
+            plan = [tables[0, :AXES].clone(), tables[1, :AXES].clone()]
+            tables = tables.to(self.device)
+        half = len(plan) // 2
+        rows = self._one_way(self.num_rows, tables, plan[:half])
+        return rows, self._one_way(self.num_cols, tables.flip(0), plan[half:])
 
     def _one_way(self, nodes: int, tables: Tensor, plan: list[Tensor]) -> Layout:
         """Arrays that nobody wrote: one element each, whose shapes still tell rows and edges."""

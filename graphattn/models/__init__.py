@@ -12,6 +12,9 @@ from graphattn.models.isomorphic_transformer import (
     IsomorphicTransformer as IsomorphicTransformer,
 )
 from graphattn.models.laplacian_transformer import LaplacianTransformer as LaplacianTransformer
+from graphattn.models.neighborhood_transformer import (
+    NeighborhoodTransformer as NeighborhoodTransformer,
+)
 from graphattn.models.sinc import SINC as SINC
 from graphattn.models.tangnn import TANGNN as TANGNN
 

@@ -6,6 +6,16 @@ from graphattn.nn.blocks import mean_pool as mean_pool
 from graphattn.nn.gatv2_conv import GATv2Conv as GATv2Conv
 from graphattn.nn.gin_attention import GINAttention as GINAttention
 from graphattn.nn.graph_transformer_layer import GraphTransformerLayer as GraphTransformerLayer
+from graphattn.nn.neighborhood_attention import (
+    NeighborhoodAttention1D as NeighborhoodAttention1D,
+)
+from graphattn.nn.neighborhood_attention import (
+    NeighborhoodAttention2D as NeighborhoodAttention2D,
+)
+from graphattn.nn.neighborhood_attention import (
+    NeighborhoodAttention3D as NeighborhoodAttention3D,
+)
+from graphattn.nn.neighborhood_attention import WindowAttention as WindowAttention
 from graphattn.nn.pna_attention import PNAAttention as PNAAttention
 from graphattn.nn.sinc_conv import SINCConv as SINCConv
 from graphattn.nn.top_m_attention import TopMAttention as TopMAttention

@@ -65,12 +65,14 @@ class TableBias:
             _check_range(index, table.shape[1])
 
     def index_for(self, graph: Graph, impl: str) -> Tensor:
-        """The index as the kernels of ``impl`` take it: empty where they compute it."""
+        """The index as the kernels of ``impl`` take it: empty where they can compute it."""
         if self.index is not None:
             return self.index
         assert isinstance(graph, ProductGraph)
         return (
-            self.table.new_empty(0, dtype=torch.int32) if impl == "cpu" else graph.relative_index()
+            self.table.new_empty(0, dtype=torch.int32)
+            if impl != "reference"
+            else graph.relative_index()
         )
 
     def check(self, graph: Graph, heads: int) -> None:

@@ -6,15 +6,18 @@ from typing import Any, NamedTuple, TypedDict
 import torch
 from torch import Tensor
 
-from graphattn.graph import Graph
+from graphattn.graph import Graph, ProductGraph
 from graphattn.kernels.reference import attention as reference
 from graphattn.kernels.reference.edges import accumulate_dtype
-from graphattn.kernels.score import Results, Score
+from graphattn.kernels.score import Results, Score, is_implied
 from graphattn.ops._dispatch import resolve
 from graphattn.ops.attention_op import TENSORS, attend
 from graphattn.ops.bias import TableBias
 from graphattn.ops.checks import check_edge_tensor, check_numbers, check_qkv, check_same_dtype
 from graphattn.ops.fused import check_reverse_mode, flatten, may_train
+
+WIDEST_TILE = 256
+"""Bytes of one head's features beyond which Triton's kernels for grids run out of registers."""
 
 
 class ScoreOptions(TypedDict, total=False):
@@ -103,10 +106,29 @@ def run(inputs: Inputs, return_gated: bool = False) -> Results:
     check_reverse_mode(impl)
     tensors = [getattr(score, name) for name in TENSORS]
     training = may_train(query, key, value, *tensors)
-    cols = flatten(graph.cols_layout(impl)) if training else []
-    rows = flatten(graph.rows_layout(impl))
+    kind = "tiles" if impl == "triton" and takes_tiles(inputs, return_gated) else impl
+    if kind == "triton" and is_implied(score.bias_index) and isinstance(graph, ProductGraph):
+        tensors[TENSORS.index("bias_index")] = graph.relative_index()
+    cols = flatten(graph.cols_layout(kind)) if training else []
+    rows = flatten(graph.rows_layout(kind))
     numbers = score.scale, score.clamp, score.dropout_p, return_gated
     return Results(*attend(query, key, value, *tensors, rows, cols, *numbers, impl))
+
+
+def takes_tiles(inputs: Inputs, return_gated: bool) -> bool:
+    """Whether Triton's kernels for grids serve a call; all others go over the written-down edges.
+
+    Of the score's options they know a table of relative positions; windows that wrap, and float64,
+    have no place on them.
+    """
+    query, _, value, graph, score, *_ = inputs
+    if value is None or return_gated or not isinstance(graph, ProductGraph) or graph.wraps:
+        return False
+    others = [name for name in TENSORS if name not in ("bias", "bias_index")]
+    plain = all(getattr(score, name) is None for name in others) and score.clamp is None
+    plain &= score.bias is None or is_implied(score.bias_index)
+    widest = max(query.shape[3], value.shape[3]) * query.element_size()
+    return plain and query.dtype != torch.float64 and widest <= WIDEST_TILE
 
 
 def check_edge_options(

@@ -1,13 +1,11 @@
 """na1d, na2d, na3d: NATTEN's neighbourhood attention as attention over a GridGraph."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, TypedDict, Unpack
 
-import torch
 from torch import Tensor
 
-from graphattn.graph import GridGraph, complete
+from graphattn.graph import GridGraph, complete, shared
 from graphattn.ops.attention import attention
 from graphattn.ops.bias import TableBias
 from graphattn.ops.checks import FLOATS
@@ -119,8 +117,9 @@ def na2d(
         ValueError: shapes or windows do not fit; the message names the tensor and the axis.
         TypeError: an argument is unknown or of the wrong type.
 
-    Memory on the CPU: outputs and LSE, whatever the window. On the GPU the edges are written down
-    once for each geometry, 4 bytes each and 12 more for training.
+    Memory: outputs and LSE, whatever the window. On the GPU ``rpb``, dropout, ``"wrap"``, float64
+    and heads beyond 256 bytes need the edges written down, once for each geometry: 4 bytes each, 12
+    more for training.
     """
     window = kernel_size, stride, dilation, is_causal
     return _attend(2, query, key, value, window, scale, options)
@@ -162,7 +161,8 @@ def _attend(
     )
     if strict:
         _check_strict(window[0])
-    grid = shared_grid(spatial, *window, options.get("border", "clamp"), str(query.device))
+    rule = (*window, options.get("border", "clamp"), str(query.device))
+    grid = shared(GridGraph, spatial, *rule)
     q, k, v = (t.flatten(1, dims) for t in (query, key, value))
     bias = _bias(options.get("rpb"), grid)
     common: dict[str, Any] = {
@@ -175,22 +175,10 @@ def _attend(
     )
     extra = _additional(options, k, v)
     if extra is not None:
-        every = complete(grid.num_rows, extra[0].shape[1])
+        every = shared(complete, grid.num_rows, extra[0].shape[1])
         out, lse = merge([(out, lse), attention(q, *extra, every, **common)])
     out, lse = (t.unflatten(1, spatial) for t in (out, lse))
     return (out, lse) if options.get("return_lse", False) else out
-
-
-def shared_grid(shape: tuple[int, ...], *rule: Any) -> GridGraph:
-    """The grid of these arguments to :class:`GridGraph`; eager calls share it."""
-    if torch.compiler.is_compiling():
-        return GridGraph(shape, *rule)
-    return _known_grid(shape, *(tuple(r) if isinstance(r, list) else r for r in rule))
-
-
-@lru_cache(maxsize=256)
-def _known_grid(*arguments: Any) -> GridGraph:
-    return GridGraph(*arguments)
 
 
 def _check_options(options: Options) -> None:

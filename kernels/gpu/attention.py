@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphattn.kernels.gpu import grid
 from graphattn.kernels.gpu.arguments import Call, Work, divide, graph_arguments, packed, prepare
 from graphattn.kernels.gpu.backward_cols import backward_cols
 from graphattn.kernels.gpu.backward_rows import backward_rows
@@ -31,8 +32,11 @@ def attention_forward(
     """Softmax attention of every CSR row over its neighbours; the logits alone without a value.
 
     query [B, R, H, Dk], key [B, C, H, Dk], value [B, C, H, Dv], contiguous; see ``Results``.
-    Allocates the results and, for graphs with hub rows, 4 bytes per hub chunk, head and column.
+    The layout of a grid goes to grid.py, whose kernels know few options. Allocates the results and,
+    for graphs with hub rows, 4 bytes per hub chunk, head and column.
     """
+    if rows.tables is not None and value is not None:
+        return grid.attention_forward(query, key, value, rows, score)
     score = packed(score)
     call, work = prepare(query, key, value, rows, score), divide(rows)
     made = _empty_results(query, value, call, score, return_gated)
@@ -124,6 +128,8 @@ def attention_backward(
     over the batch. Allocates these, 2 numbers per row and head, partial sums of hub rows and
     columns, and for a bias table copies of its gradient: see ``EdgeGradients``.
     """
+    if rows.tables is not None and value is not None:
+        return grid.attention_backward(grads, query, key, value, done, rows, cols, score, needs[0])
     score = packed(score)
     call = prepare(query, key, value, rows, score)
     stats = None

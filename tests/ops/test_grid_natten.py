@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import graphattn as ga
+from graphattn.graph import shared
 from tests.graph.test_grid import random_grid
 
 SHAPE = (5, 7)
@@ -109,11 +110,8 @@ def test_strict_natten_has_its_quirks() -> None:
 
 
 def test_calls_share_a_grid_and_compile() -> None:
-    from graphattn.ops.neighborhood import shared_grid
-
-    assert shared_grid((4, 4), [3, 3], 1, 1, False, "clamp", "cpu") is shared_grid(
-        (4, 4), (3, 3), 1, 1, False, "clamp", "cpu"
-    )
+    first = shared(ga.GridGraph, (4, 4), [3, 3], 1, 1, False, "clamp", "cpu")
+    assert shared(ga.GridGraph, (4, 4), (3, 3), 1, 1, False, "clamp", "cpu") is first
     q, k, v = nodes()
     compiled = torch.compile(lambda *t: ga.na2d(*t, 3), fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(q, k, v), ga.na2d(q, k, v, 3))

@@ -1,0 +1,226 @@
+"""NeighborhoodTransformer: NAT and DiNAT, and the same network with windows or dense attention."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphattn.nn.image_blocks import Block, Downsample, Stage, Stem
+from graphattn.nn.neighborhood_attention import (
+    GridAttention,
+    NeighborhoodAttention2D,
+    WindowAttention,
+)
+
+ATTENTION = ("neighborhood", "windows", "dense")
+# The published sizes, Mini and Tiny, of NAT; with dilations="dinat" those of DiNAT.
+SIZES: dict[str, dict[str, Any]] = {
+    "mini": {"depths": (3, 4, 6, 5), "num_heads": (2, 4, 8, 16), "embed_dim": 64},
+    "tiny": {"depths": (3, 4, 18, 5), "num_heads": (2, 4, 8, 16), "embed_dim": 64},
+}
+
+
+def dilation_schedule(
+    extents: Sequence[int], kernel_size: int, depths: Sequence[int]
+) -> list[tuple[int, ...]]:
+    """DiNAT's dilations: blocks alternate between 1 and ``extent // kernel_size`` of their stage.
+
+    At 224 pixels with windows of 7: (1, 8, 1), (1, 4, 1, 4), (1, 2, ...), (1, 1, ...).
+    """
+    widest = [max(extent // kernel_size, 1) for extent in extents]
+    return [tuple((1, d)[n % 2] for n in range(k)) for d, k in zip(widest, depths, strict=True)]
+
+
+class NeighborhoodTransformer(nn.Module):
+    r"""Hierarchical image classifier of neighbourhood attention blocks: NAT, and DiNAT if dilated.
+
+    Stem, four stages whose width doubles where the resolution halves, mean over the grid, linear
+    head. Arguments and methods follow timm; parameters are named as in the published NAT and DiNAT
+    checkpoints. The defaults are NAT-Mini, 19,984,174 parameters; ``**SIZES["tiny"]`` gives
+    NAT-Tiny, 27,901,582.
+
+    Args:
+        num_classes: Width of the head; 0 for none.
+        in_chans: Channels of the image.
+        global_pool: ``"avg"``, or ``""`` to keep the grid.
+        embed_dim: Width of the first stage.
+        depths: Number of blocks per stage.
+        num_heads: Number of heads per stage.
+        kernel_size: Window of every block.
+        dilations: ``None`` for 1 everywhere (NAT), ``"dinat"`` for :func:`dilation_schedule` at
+            ``img_size``, or one sequence per stage.
+        img_size: Image that ``"dinat"`` and ``"dense"`` are laid out for; others are taken too.
+        stem_strides: Strides of the stem's convolutions; ``(1, 1)`` for small images.
+        attention: ``"neighborhood"``; ``"windows"``, Swin's, shifted in every second block; or
+            ``"dense"``: the same network with other graphs.
+        mlp_ratio, qkv_bias, qk_scale, rel_pos_bias, layer_scale: As published for NAT.
+        drop_rate, proj_drop_rate, attn_drop_rate, drop_path_rate: Dropout of the head's input, of
+            linear maps, of attention weights, of branches (rising linearly to this).
+        border: What windows do at the border; ``"truncate"`` also takes grids below the window.
+        norm_layer, act_layer: Modules to normalise with, and between the linear maps.
+        impl: Implementation of the attention.
+        device, dtype: Where and how the parameters are made.
+
+    Shapes: ``[B, 3, H, W]`` to ``[B, num_classes]``. Papers: Hassani et al., Neighborhood Attention
+    Transformer (CVPR 2023); Hassani and Shi, DiNAT (2022).
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        embed_dim: int = 64,
+        depths: Sequence[int] = (3, 4, 6, 5),
+        num_heads: Sequence[int] = (2, 4, 8, 16),
+        kernel_size: int = 7,
+        dilations: str | Sequence[Sequence[int]] | None = None,
+        img_size: int = 224,
+        stem_strides: Sequence[int] = (2, 2),
+        attention: str = "neighborhood",
+        mlp_ratio: float = 3.0,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        rel_pos_bias: bool = True,
+        layer_scale: float | None = None,
+        drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        border: str = "clamp",
+        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
+        act_layer: Callable[[], nn.Module] = nn.GELU,
+        impl: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        _check_stages(depths, num_heads, attention)
+        layout = _layout(img_size // math.prod(stem_strides), dilations, kernel_size, depths)
+        rates = [drop_path_rate * n / max(sum(depths) - 1, 1) for n in range(sum(depths))]
+        mixers = {"qkv_bias": qkv_bias, "qk_scale": qk_scale, "proj_drop": proj_drop_rate}
+        mixers |= {"rel_pos_bias": rel_pos_bias, "attn_drop": attn_drop_rate, "impl": impl}
+        parts = norm_layer, act_layer, mlp_ratio, proj_drop_rate
+        self.patch_embed = Stem(in_chans, embed_dim, stem_strides, norm_layer)
+        self.levels, dim = nn.ModuleList(), embed_dim
+        for n, (heads, (extent, steps)) in enumerate(zip(num_heads, layout, strict=True)):
+            made = [
+                Block(layer(dim, heads, **mixers), *parts, rates.pop(0), layer_scale)
+                for layer in _mixers(attention, kernel_size, steps, extent, border)
+            ]
+            down = Downsample(dim, norm_layer) if n < len(depths) - 1 else None
+            self.levels.append(Stage(made, down))
+            dim = dim if down is None else 2 * dim
+        self.num_features = self.head_hidden_size = dim
+        self.norm, self.head_drop = norm_layer(dim), nn.Dropout(drop_rate)
+        self.reset_classifier(num_classes, global_pool)
+        self.apply(_initialise).to(device=device, dtype=dtype)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` to the normalised grid of the last stage ``[B, h, w, C]``."""
+        if x.dim() != 4:
+            raise ValueError(f"images must be [B, channels, H, W], got {list(x.shape)}")
+        x = self.patch_embed(x.permute(0, 2, 3, 1))
+        for level in self.levels:
+            x = level(x)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """The grid ``[B, h, w, C]`` to logits, or with ``pre_logits`` to what the head reads."""
+        x = x.mean((1, 2)) if self.global_pool == "avg" else x
+        x = self.head_drop(x)
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` to ``[B, num_classes]``."""
+        return self.forward_head(self.forward_features(x))
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new head for ``num_classes``; 0 for none."""
+        if global_pool is not None:
+            if global_pool not in ("avg", ""):
+                raise ValueError(f"global_pool must be 'avg' or '', got {global_pool!r}")
+            self.global_pool = global_pool
+        self.num_classes = num_classes
+        self.head: nn.Module = nn.Identity()
+        if num_classes > 0:
+            like = self.norm.weight if isinstance(self.norm.weight, Tensor) else None
+            self.head = nn.Linear(self.num_features, num_classes)
+            _initialise(self.head)
+            if like is not None:
+                self.head.to(like)
+
+    def get_classifier(self) -> nn.Module:
+        """The head."""
+        return self.head
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that optimisers should not decay: the bias tables."""
+        return {name for name, _ in self.named_parameters() if name.endswith("rpb")}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute blocks in the backward pass instead of keeping their activations."""
+        for level in self.levels:
+            level.grad_checkpointing = enable  # type: ignore[assignment]
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Regular expressions that group parameters by depth, for layer-wise learning rates."""
+        deep = r"^levels\.(\d+)" if coarse else r"^levels\.(\d+)\.(?:blocks\.(\d+)|downsample)"
+        return {"stem": r"^patch_embed", "blocks": [(deep, None), (r"^norm", (99999,))]}
+
+
+def _check_stages(depths: Sequence[int], num_heads: Sequence[int], attention: str) -> None:
+    if len(depths) != len(num_heads) or not depths:
+        raise ValueError(
+            f"depths and num_heads must have one entry per stage, got {tuple(depths)} and "
+            f"{tuple(num_heads)}"
+        )
+    if attention not in ATTENTION:
+        raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
+
+
+def _layout(
+    first: int,
+    dilations: str | Sequence[Sequence[int]] | None,
+    kernel_size: int,
+    depths: Sequence[int],
+) -> list[tuple[int, tuple[int, ...]]]:
+    """Extent of every stage, of which ``first`` is the largest, and the dilations of its blocks."""
+    extents = [max(first // 2**n, 1) for n in range(len(depths))]
+    steps = [(1,) * depth for depth in depths]
+    if isinstance(dilations, str):
+        if dilations != "dinat":
+            raise ValueError(f"dilations must be None, 'dinat' or numbers, got {dilations!r}")
+        steps = dilation_schedule(extents, kernel_size, depths)
+    elif dilations is not None:
+        steps = [tuple(stage) for stage in dilations]
+    if [len(stage) for stage in steps] != list(depths):
+        raise ValueError(
+            f"dilations must have one number per block, {tuple(depths)} of them by stage, got "
+            f"{[len(stage) for stage in steps]}"
+        )
+    return list(zip(extents, steps, strict=True))
+
+
+def _mixers(
+    attention: str, kernel_size: int, dilations: Sequence[int], extent: int, border: str
+) -> list[Callable[..., GridAttention]]:
+    """The attention layers of a stage's blocks, still without width and heads."""
+    if attention == "windows":
+        shifts = [kernel_size // 2 if n % 2 else 0 for n in range(len(dilations))]
+        return [partial(WindowAttention, window=kernel_size, shift=s) for s in shifts]
+    if attention == "dense":  # a window that reaches every node from every node
+        every = partial(NeighborhoodAttention2D, kernel_size=2 * extent - 1, border="truncate")
+        return [every] * len(dilations)
+    windows = partial(NeighborhoodAttention2D, kernel_size=kernel_size, border=border)
+    return [partial(windows, dilation=dilation) for dilation in dilations]
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,177 @@
+"""Launchers of the tile kernels: attention over grids whose edges are never written down."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from graphattn.kernels.gpu.launch import launch_with, on_device_of, warp_size
+from graphattn.kernels.gpu.tile_backward import tile_backward_cols, tile_backward_rows
+from graphattn.kernels.gpu.tile_table import tile_table_gradient
+from graphattn.kernels.gpu.tiles import tile_forward
+from graphattn.kernels.gpu.tuning import power_of_two
+from graphattn.kernels.grid import AXES, EXTENT, STEP, WIDTH
+from graphattn.kernels.layout import Layout
+from graphattn.kernels.score import Gradients, Results, Score
+
+TILE = 64
+"""Nodes of a tile: the rows of one tensor-core product for four warps."""
+WARPS = 4
+SHARES, SMALLEST_SHARE = 64, 1024
+"""Into how many shares the queries are cut for a table's gradient, and their least size."""
+
+
+class Tiles(NamedTuple):
+    """Shape of a tile and of the blocks that it meets, and the number of tiles of a grid."""
+
+    y: int
+    x: int
+    block: int
+    block_x: int
+    count: int
+
+
+def tiles_of(plan: Tensor, block: int) -> Tiles:
+    """Tiles for one orientation; ``plan``: its headers [3, 8], on the host.
+
+    A tile of x nodes with windows of k meets x + k - 1 columns, and up to k // 2 more at a border;
+    x is chosen so that these mostly fill 16 or 32. Sequences have no rows to tile.
+    """
+    heads = plan.tolist()
+    window = (heads[2][WIDTH] + 1) // 2
+    if heads[1][EXTENT] == 1:
+        x, block_x = TILE, block
+    elif window <= 9:
+        x, block_x = 8, 16
+    elif window <= 13:
+        x, block_x = 4, 16
+    else:
+        x, block_x = 16 if window <= 17 else 8, 32
+    y, count = TILE // x, heads[0][EXTENT]
+    for head, size in zip(heads[1:], (y, x), strict=True):
+        longest = -(-head[EXTENT] // head[STEP])
+        count *= head[STEP] * -(-longest // size)
+    return Tiles(y, x, block, min(block_x, block), count)
+
+
+def block_of(kind: str, width: int, itemsize: int, biased: bool) -> tuple[int, int]:
+    """Nodes that a tile meets at a time, and pipeline stages.
+
+    As large as registers allow for padded heads of ``width``, without spilling up to
+    64 numbers in half precision and 32 in float32.
+    """
+    if biased:  # places in a table take registers too
+        return 16, 1
+    wide = width * itemsize > 128
+    if kind == "forward":
+        return (64, 2) if not wide and itemsize == 2 else (32, 1)
+    small = itemsize == 4 or (wide and kind == "columns")
+    return (16 if small else 32), 1
+
+
+def _arguments(
+    kind: str, query: Tensor, key: Tensor, value: Tensor, layout: Layout, score: Score
+) -> tuple[dict[str, Any], int]:
+    """What all tile kernels take, and their number of programs; ``layout``: of who owns tiles."""
+    batch, _, heads, width = query.shape
+    padded = [max(power_of_two(t.shape[3]), 16) for t in (query, value)]
+    size, biased = query.element_size(), score.bias is not None
+    block, stages = block_of(kind, max(padded), size, biased)
+    tiles = tiles_of(layout.plan[0][:AXES], block)
+    assert layout.tables is not None
+    arguments = {
+        "query": query,
+        "key": key,
+        "value": value,
+        "bias": None if score.bias is None else score.bias.contiguous(),
+        "num_types": 0 if score.bias is None else score.bias.shape[1],
+        "tables": layout.tables[0],
+        "num_own": layout.indptr.shape[0] - 1,
+        "scale": score.scale,
+        "HEADS": heads,
+        "DK": width,
+        "DV": value.shape[3],
+        "BLOCK_K": padded[0],
+        "BLOCK_V": padded[1],
+        "TILE_Y": tiles.y,
+        "TILE_X": tiles.x,
+        "BLOCK_N": tiles.block,
+        "BLOCK_X": tiles.block_x,
+        "STAGES": stages,
+        # Three products of TensorFloat-32 are as exact as one of float32, which has no fast path
+        # on NVIDIA; AMD has one.
+        "PRECISION": "ieee" if query.element_size() == 2 or warp_size() == 64 else "tf32x3",
+    }
+    return arguments, batch * heads * tiles.count
+
+
+def attention_forward(
+    query: Tensor, key: Tensor, value: Tensor, rows: Layout, score: Score
+) -> Results:
+    """Softmax attention of every node over its window, [B, N, H, D] each; see ``Results``.
+
+    Of the score's options there may be a bias table of relative positions.
+    """
+    out = value.new_empty((*query.shape[:3], value.shape[3]))
+    lse = query.new_empty(query.shape[:3], dtype=torch.float32)
+    arguments, programs = _arguments("forward", query, key, value, rows, score)
+    with on_device_of(query):
+        own = {"out": out, "lse": lse, "num_other": key.shape[1]}
+        launch_with(tile_forward, programs, arguments | own, WARPS)
+    return Results(out=out, lse=lse)
+
+
+def attention_backward(
+    grads: Results,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    done: Results,
+    rows: Layout,
+    cols: Layout,
+    score: Score,
+    table: bool = False,
+) -> Gradients:
+    """Gradients of ``attention_forward``; allocates them and two numbers per row and head.
+
+    ``table``: whether that of the bias is wanted; it is summed in up to 64 copies of the table.
+    """
+    assert grads.out is not None and done.out is not None
+    delta = torch.linalg.vecdot(grads.out.float(), done.out.float())
+    if grads.lse is not None:
+        delta = delta - grads.lse
+    found = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+    common = {"grad_out": grads.out, "lse": done.lse, "delta": delta}
+    with on_device_of(query):
+        arguments, programs = _arguments("rows", query, key, value, rows, score)
+        own = common | {"grad_query": found[0], "num_other": key.shape[1]}
+        launch_with(tile_backward_rows, programs, arguments | own, WARPS)
+        arguments, programs = _arguments("columns", query, key, value, cols, score)
+        own = common | {"grad_key": found[1], "grad_value": found[2], "num_other": query.shape[1]}
+        launch_with(tile_backward_cols, programs, arguments | own, WARPS)
+        bias = _table_gradient(arguments, common, rows, query) if table else None
+    return Gradients(*found, bias, None, None, None)
+
+
+def _table_gradient(
+    arguments: dict[str, Any], common: dict[str, Tensor], rows: Layout, query: Tensor
+) -> Tensor:
+    """Gradient of the bias table [H, T] in float32."""
+    table, items = arguments["bias"], query.shape[0] * query.shape[1]
+    shares = max(1, min(SHARES, items // SMALLEST_SHARE))
+    share = -(-items // shares)
+    parts = table.new_empty((shares, *table.shape), dtype=torch.float32)
+    names = ("query", "key", "value", "bias", "num_types", "scale", "HEADS", "DK", "DV")
+    own = {name: arguments[name] for name in (*names, "BLOCK_K", "BLOCK_V")} | common
+    assert rows.tables is not None
+    own |= {
+        "tables": rows.tables[0],
+        "num_own": query.shape[1],
+        "num_other": arguments["key"].shape[1],
+        "parts": parts,
+        "items": items,
+        "share": share,
+        "BLOCK_N": 32,
+    }
+    launch_with(tile_table_gradient, parts.numel(), own, WARPS)
+    return parts.sum(0)

@@ -1,0 +1,46 @@
+"""The tile kernels without a GPU: interpreted in one process, compiled in another."""
+
+import pytest
+
+from tests.kernels.test_gpu_segment_builds import ROOT, run
+
+pytest.importorskip("triton")
+FOLDER = ROOT / "tests" / "kernels"
+
+
+def interpret(chosen: str) -> str:
+    options = "-q", "-x", "-p", "no:cacheprovider", str(FOLDER / "test_gpu_grid.py"), "-m", chosen
+    return run("-m", "pytest", *options, interpret=True)
+
+
+def build(target: str, *words: str) -> list[list[str]]:
+    """Rows of the table of one target; tensor cores are used throughout but for tables."""
+    table = run(str(FOLDER / "gpu_grid_table.py"), target, *words, interpret=False)
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    tiles = {"tile_forward", "tile_backward_rows", "tile_backward_cols"}
+    assert {row[4] for row in rows} == tiles | {"tile_table_gradient"}
+    assert all(int(row[8]) > 0 for row in rows if row[4] in tiles)
+    return rows
+
+
+def test_interpreter() -> None:
+    assert " passed" in interpret("not slow")
+
+
+@pytest.mark.slow
+def test_interpreter_sweep() -> None:
+    assert " passed" in interpret("slow")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
+def test_kernels_build_without_spills(target: str) -> None:
+    """At 256 bytes a head the pass over columns may spill some, on the smaller register files."""
+    for row in build(target, "bfloat16", "float32"):
+        wide = int(row[2]) * (2 if row[1] == "bfloat16" else 4) > 128
+        assert int(row[6]) <= (128 if wide and row[4] == "tile_backward_cols" else 0), row
+
+
+def test_kernels_build() -> None:
+    for row in build("sm_90", "bfloat16", "quick"):
+        assert row[6] == "0", row
