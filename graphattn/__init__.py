@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from graphattn import encodings as encodings
     from graphattn import models as models
     from graphattn import nn as nn
+    from graphattn import sparsify as sparsify
     from graphattn import transforms as transforms
     from graphattn.datasets.catalogue import load_dataset as load_dataset
     from graphattn.encodings import laplacian_pe as laplacian_pe
@@ -51,9 +52,9 @@ _HOME = {
     "laplacian_pe": "graphattn.encodings",
     "load_dataset": "graphattn.datasets.catalogue",
 }
-_MODULES = ("encodings", "models", "nn", "plots", "training", "transforms")
+_MODULES = ("encodings", "models", "nn", "plots", "sparsify", "training", "transforms")
 
-__all__ = sorted([*_HOME, "encodings", "models", "nn", "plots", "transforms"])
+__all__ = sorted([*_HOME, "encodings", "models", "nn", "plots", "sparsify", "transforms"])
 
 
 def __getattr__(name: str) -> Any:
