@@ -8,16 +8,22 @@ import argparse
 
 import accuracy
 import attention
+import graph_level
 import graphs
+import layers
 import minesweeper
 import options
 import report
+import sparsity
 
 FAMILIES = {
     "attention": attention.run,
     "options": options.run,
     "graphs": graphs.run,
+    "layers": layers.run,
     "accuracy": accuracy.run,
+    "graph-level": graph_level.run,
+    "sparsity": sparsity.run,
     "minesweeper": minesweeper.run,
 }
 
