@@ -100,7 +100,8 @@ class Sparsified(nn.Module):
 
         Returns:
             A copy of the model without masked heads, hooks and masks of weights, and the graph of
-            the edges that are kept. This model stays as it is.
+            the edges that are kept, in the mode (training or evaluation) of this model, which
+            stays as it is.
         """
         mode = self.training
         self.eval()
