@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from graphattn import models as models
     from graphattn import nn as nn
     from graphattn import sampling as sampling
+    from graphattn import sparsify as sparsify
     from graphattn import transforms as transforms
     from graphattn.datasets.catalogue import load_dataset as load_dataset
     from graphattn.encodings import laplacian_pe as laplacian_pe
@@ -70,9 +71,11 @@ _HOME = {
     "laplacian_pe": "graphattn.encodings",
     "load_dataset": "graphattn.datasets.catalogue",
 }
-_MODULES = ("encodings", "models", "nn", "plots", "sampling", "training", "transforms")
+_MODULES = (
+    "encodings", "models", "nn", "plots", "sampling", "sparsify", "training", "transforms",
+)  # fmt: skip
 
-__all__ = sorted([*_HOME, "encodings", "models", "nn", "plots", "sampling", "transforms"])
+__all__ = sorted([*_HOME, *(name for name in _MODULES if name != "training")])
 
 
 def __getattr__(name: str) -> Any:

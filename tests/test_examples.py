@@ -73,6 +73,12 @@ def test_grid_minesweeper(tmp_path: Path, data_root: Path) -> None:
     assert gap is not None and float(gap[1]) < 1e-4
 
 
+def test_sparse_gin_adapter(tmp_path: Path) -> None:
+    printed = run_example("07_sparse_gin_adapter.py", "--steps", "2", "--seeds", "1", cwd=tmp_path)
+    assert re.search(r"LoRA +19584 +\d\.\d+", printed) and re.search(r"Sparse-GIN +19116", printed)
+    assert (tmp_path / "adapter.png").exists()
+
+
 def test_readme_snippets() -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 3

@@ -22,6 +22,7 @@ FLOORS = {
     "models": 5,
     "datasets": 5,
     "training": 6,
+    "sparsify": 6,
     "plots": 7,
     "explain": 7,
     "testing": 7,

@@ -8,18 +8,24 @@ import argparse
 
 import accuracy
 import attention
+import graph_level
 import graphs
 import grid
+import layers
 import minesweeper
 import options
 import report
+import sparsity
 
 FAMILIES = {
     "attention": attention.run,
     "options": options.run,
     "graphs": graphs.run,
     "grid": grid.run,
+    "layers": layers.run,
     "accuracy": accuracy.run,
+    "graph-level": graph_level.run,
+    "sparsity": sparsity.run,
     "minesweeper": minesweeper.run,
 }
 

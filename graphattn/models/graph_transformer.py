@@ -111,7 +111,12 @@ class GraphTransformer(nn.Module):
         reset(self)
 
     def forward(
-        self, x: Tensor, graph: Any, pe: Tensor | None = None, batch: Tensor | None = None
+        self,
+        x: Tensor,
+        graph: Any,
+        pe: Tensor | None = None,
+        batch: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
         """Run the network.
 
@@ -120,6 +125,8 @@ class GraphTransformer(nn.Module):
             graph: Anything that :func:`graphattn.as_graph` takes.
             pe: Positional encoding ``[N, pe_dim]``.
             batch: Graph number of each node ``[N]``, read with ``pool="mean"`` only.
+            bias: Added to the logits of every block, ``[E]`` or ``[E, heads]``; not with
+                ``make_layer``.
 
         Returns:
             ``[N, out_channels]``, or ``[graphs, out_channels]`` with ``pool="mean"``.
@@ -130,7 +137,7 @@ class GraphTransformer(nn.Module):
         if self.lin_pe is not None:
             h = h + self.lin_pe(pe)
         for block in self.blocks:
-            h = block(h, graph)
+            h = block(h, graph, bias)
         h = self.norm(h)
         return cast(Tensor, self.lin_out(mean_pool(h, batch) if self.pool == "mean" else h))
 
@@ -179,21 +186,24 @@ class PreNormBlock(nn.Module):
         """Draw new initial values for every part."""
         reset(self)
 
-    def forward(self, x: Tensor, graph: CSRGraph) -> Tensor:
+    def forward(self, x: Tensor, graph: CSRGraph, bias: Tensor | None = None) -> Tensor:
         """x [N, D] -> [N, D]."""
-        step = self._attend(self.norm1(x), graph)
+        step = self._attend(self.norm1(x), graph, bias)
         x = x + step if self.residual else step
         step = self.feed_forward(self.norm2(x))
         return cast(Tensor, x + step if self.residual else step)
 
-    def _attend(self, x: Tensor, graph: CSRGraph) -> Tensor:
+    def _attend(self, x: Tensor, graph: CSRGraph, bias: Tensor | None) -> Tensor:
         if self.layer is not None:
+            if bias is not None:
+                raise ValueError(f"{type(self.layer).__name__} takes no edge bias; leave it out")
             return cast(Tensor, self.dropout(self.layer(x, graph)))
         query, key, value = (
             lin(x).unflatten(-1, (self.heads, -1))
             for lin in (self.lin_query, self.lin_key, self.lin_value)
         )
-        message = attention(query, key, value, graph, top_m=self.top_m, impl=self.impl)
+        options = {"top_m": self.top_m, "impl": self.impl}
+        message = attention(query, key, value, graph, bias=bias, **options)
         message = message.flatten(1)
         if self.separate:
             message = torch.cat([x, message], dim=1)

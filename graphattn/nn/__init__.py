@@ -18,5 +18,6 @@ from graphattn.nn.neighborhood_attention import (
 from graphattn.nn.neighborhood_attention import WindowAttention as WindowAttention
 from graphattn.nn.pna_attention import PNAAttention as PNAAttention
 from graphattn.nn.sinc_conv import SINCConv as SINCConv
+from graphattn.nn.sparse_gin_adapter import SparseGINAdapter as SparseGINAdapter
 from graphattn.nn.top_m_attention import TopMAttention as TopMAttention
 from graphattn.nn.transformer_conv import TransformerConv as TransformerConv

@@ -112,7 +112,7 @@ class GraphTransformerLayer(nn.Module):
         """
         check_nodes(x)
         graph = as_graph(edge_index, x.shape[0])
-        split = (self.heads, self.channels // self.heads)
+        split = (self.heads, -1)
         query, key, value = (
             lin(x).unflatten(-1, split) for lin in (self.lin_query, self.lin_key, self.lin_value)
         )

@@ -25,11 +25,10 @@ class _Terms(NamedTuple):
     edge_attr: Tensor | None
     edge_proj: Tensor | None
 
-    def pulls(self) -> Tensor:
-        """``att`` as what every row hands its edges, [B, R, 1, H, D]."""
-        high = accumulate_dtype(self.query)
-        batch, num_rows, *form = self.query.shape
-        return self.att.to(high).expand(batch, num_rows, 1, *form)
+    def pulls(self, nodes: Tensor) -> Tensor:
+        """``att`` as what every one of ``nodes`` hands its edges, [B, N, 1, H, D]."""
+        batch, count, *form = nodes.shape
+        return self.att.to(accumulate_dtype(nodes)).expand(batch, count, 1, *form)
 
     def contiguous(self) -> "_Terms":
         """The same numbers, contiguous."""
@@ -53,8 +52,8 @@ def scores_of_edges(
     shape = query.shape[0], rows[1].shape[0], query.shape[2]
     layout, nothing = unflatten(rows), query.new_zeros(shape, dtype=accumulate_dtype(query))
     found: Tensor = kernels(impl, "message").message_backward(
-        terms.pulls(), terms.query, terms.key, nothing, edge_attr, edge_proj, layout, layout,
-        activation=activation, slope=slope, reduce=("sum",),
+        terms.pulls(terms.query), terms.query, terms.key, nothing, edge_attr, edge_proj,
+        layout, layout, activation=activation, slope=slope, reduce=("sum",),
         needs=(False, False, True, False, False),
     )[2]  # fmt: skip
     return found
@@ -80,11 +79,19 @@ def pull_scores(
     )
     options: dict[str, Any] = {"activation": activation, "slope": slope, "reduce": ("sum",)}
     given = terms.query, terms.key, grad.contiguous(), terms.edge_attr, terms.edge_proj
-    grad_query, grad_key, _, grad_attr, grad_proj = module.message_backward(
-        terms.pulls(), *given, unflatten(rows), unflatten(cols), **options,
-        needs=(needs[0], needs[1], False, needs[3], needs[4]),
+    layout, columns = unflatten(rows), unflatten(cols)
+    grad_query, _, _, grad_attr, grad_proj = module.message_backward(
+        terms.pulls(terms.query), *given, layout, layout, **options,
+        needs=(needs[0], False, False, needs[3], needs[4]),
     )  # fmt: skip
-    grad_att = None
+    grad_key = grad_att = None
+    if needs[1]:
+        # A column owns the same terms as a row: walked as rows they need not be gathered.
+        turned = terms.key, terms.query, *given[2:]
+        grad_key = module.message_backward(
+            terms.pulls(terms.key), *turned, columns, columns, **options,
+            needs=(True, False, False, False, False),
+        )[0]  # fmt: skip
     if needs[2]:
         out, _ = module.message_forward(*given, unflatten(rows), **options)
         grad_att = out[0].to(accumulate_dtype(out)).sum((0, 1)).to(att.dtype)

@@ -59,6 +59,11 @@ def cut(heads: int, width: int, itemsize: int, threads: int) -> Slices:
     )
 
 
+NO_BEND: dict[str, Any] = {
+    "own": None, "attr": None, "proj": None, "ACTIVATION": "", "SLOPE": 0.0, "FEATURES": 0,
+}  # fmt: skip
+
+
 def aggregate_forward(
     x: Tensor, weight: Tensor | None, rows: Layout, *, reduce: tuple[str, ...]
 ) -> tuple[Tensor, Tensor]:
@@ -67,9 +72,20 @@ def aggregate_forward(
     x [B, C, H, D], weight [1 or B, E, H] or None -> out [len(reduce), B, R, H, D] and stats
     [S, B, R, H, D]. Allocates these and, for graphs with hub rows, a state per hub chunk.
     """
+    return reduce_bent(x, weight, rows, reduce, NO_BEND)
+
+
+def reduce_bent(
+    x: Tensor,
+    weight: Tensor | None,
+    rows: Layout,
+    reduce: tuple[str, ...],
+    bent: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """``aggregate_forward`` of messages that ``bent`` makes of x: see message.py."""
     (batch, _, heads, width), num_rows = x.shape, rows.indptr.shape[0] - 1
     high, work = accumulator(x.dtype), divide(rows)
-    linear, spread, top, bottom = _families(reduce)
+    linear, spread, top, bottom = families(reduce)
     count = 2 * (spread + top + bottom)
     out = x.new_empty(len(reduce), batch, num_rows, heads, width)
     stats = x.new_empty(count, batch, num_rows, heads, width, dtype=high)
@@ -81,7 +97,7 @@ def aggregate_forward(
         x.new_empty(batch, work.chunks, states, heads, width, dtype=high),
         rows.plan[0][2:, : work.chunks].to(high),
     )
-    arguments = _tile_arguments(heads, width, high, slices) | {
+    arguments = tile_arguments(heads, width, high, slices) | {
         "out": out,
         "stats": stats,
         "plane": out[0].numel(),
@@ -98,8 +114,9 @@ def aggregate_forward(
             states=parts[0],
             num_rows=num_rows,
             num_cols=x.shape[1],
+            **bent,
             **arguments,
-            **_edge_arguments(work, slices, weight, 1),
+            **edge_arguments(work, slices, weight, 1, bent["attr"] is not None),
         )
         _merge(parts, work, slices, arguments)
     return out, stats
@@ -160,7 +177,7 @@ def aggregate_backward(
     if batch * num_cols * heads * width == 0:
         return grad_x, grad_weight
     (part_x,) = partial_rows((grad_x,), work.chunks, high)
-    linear, spread, top, bottom = _families(reduce)
+    linear, spread, top, bottom = families(reduce)
     blocks = work.num_tasks // slices.slots
     with torch.cuda.device_of(pulls):
         for first_unit in range(units if one_by_one else 1):
@@ -183,14 +200,14 @@ def aggregate_backward(
                 MAX=top,
                 MIN=bottom,
                 ADD=one_by_one,
-                **_tile_arguments(heads, width, high, slices),
-                **_edge_arguments(work, slices, weight, terms),
+                **tile_arguments(heads, width, high, slices),
+                **edge_arguments(work, slices, weight, terms),
             )
         merge_sums(part_x, grad_x, work)
     return grad_x, grad_weight
 
 
-def _families(reduce: tuple[str, ...]) -> tuple[int, int, int, int]:
+def families(reduce: tuple[str, ...]) -> tuple[int, int, int, int]:
     """Whether reductions are linear, spreads, max, min; as 0 or 1, to count with."""
     return (
         int("sum" in reduce or "mean" in reduce),
@@ -200,7 +217,8 @@ def _families(reduce: tuple[str, ...]) -> tuple[int, int, int, int]:
     )
 
 
-def _tile_arguments(heads: int, width: int, high: torch.dtype, slices: Slices) -> dict[str, Any]:
+def tile_arguments(heads: int, width: int, high: torch.dtype, slices: Slices) -> dict[str, Any]:
+    """How a kernel cuts the rows."""
     return {
         "HEADS": heads,
         "WIDTH": width,
@@ -213,14 +231,14 @@ def _tile_arguments(heads: int, width: int, high: torch.dtype, slices: Slices) -
     }
 
 
-def _edge_arguments(
-    work: Work, slices: Slices, weight: Tensor | None, tiles: int
+def edge_arguments(
+    work: Work, slices: Slices, weight: Tensor | None, tiles: int, featured: bool = False
 ) -> dict[str, Any]:
     """The graph and a kernel's share of it; ``tiles``: gathers that each edge needs."""
     edges, batched = work.layout.edges, weight is not None and weight.shape[0] > 1
     return {
         "indices": work.layout.indices,
-        "edges": edges if weight is not None and edges.shape[0] > 0 else None,
+        "edges": edges if (featured or weight is not None) and edges.shape[0] > 0 else None,
         "slots": work.layout.plan[0],
         "num_slots": work.num_tasks,
         "weight_batch": weight[0].numel() if batched and weight is not None else 0,

@@ -8,6 +8,7 @@ Chunks of hub rows store their states, which ``merge_reductions`` combines in or
 import triton
 import triton.language as tl
 
+from graphattn.kernels.gpu.bend import before_bend, bend
 from graphattn.kernels.gpu.blocks import (
     edge_at,
     gather,
@@ -134,8 +135,11 @@ def store_states(
 @triton.jit(do_not_specialize=["num_slots", "num_rows", "num_cols", "weight_batch", "plane",
                                "blocks", "chunk_blocks"])  # fmt: skip
 def reduce_rows(
+    own,
     x,
     weight,
+    attr,
+    proj,
     out,
     stats,
     states,
@@ -166,8 +170,14 @@ def reduce_rows(
     MAX: tl.constexpr,
     VAR: tl.constexpr,
     STD: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    SLOPE: tl.constexpr,
+    FEATURES: tl.constexpr,
 ):
-    """Reductions of SLOTS rows (or states of hub chunks) for one batch entry and one slice."""
+    """Reductions of SLOTS rows (or states of hub chunks) for one batch entry and one slice.
+
+    With ``own`` a message is phi(own + gathered + projected features) in place of what is gathered.
+    """
     LINEAR: tl.constexpr = SUM or MEAN
     SPREAD: tl.constexpr = VAR or STD
     STRIDE: tl.constexpr = HEADS * WIDTH
@@ -178,6 +188,8 @@ def reduce_rows(
     lanes = slice_lanes(group, HEADS, WIDTH, WIDTH_GROUPS, BLOCK_H, BLOCK_W)
     heads = group // WIDTH_GROUPS * BLOCK_H + tl.arange(0, BLOCK_H)
     x += batch * num_cols * STRIDE
+    if own is not None:
+        mine = gather(own, batch * num_rows + row, live, lanes, STRIDE, EXACT, BLOCK_W).to(ACC)
     if weight is not None:
         weight += batch * weight_batch
     zero = tl.zeros([SLOTS, BLOCK_H, BLOCK_W], ACC)
@@ -192,6 +204,10 @@ def reduce_rows(
     if SPREAD:
         on, col, edge = edge_at(indices, edges, start, length, trip * 0)
         shift = gather(x, col, on, lanes, STRIDE, EXACT, BLOCK_W).to(ACC)
+        if own is not None:
+            z = before_bend(mine, shift, attr, proj, edge, on, lanes, FEATURES, STRIDE, BLOCK_H,
+                            BLOCK_W, ACC)  # fmt: skip
+            shift = bend(z, ACTIVATION, SLOPE)
         if weight is not None:
             shift *= load_heads(weight, edge, on, heads, HEADS, 0.0)[:, :, None]
     i = trip * 0
@@ -210,6 +226,10 @@ def reduce_rows(
         for u in tl.static_range(UNROLL):
             there = hops[u][0][:, None, None]
             message = tiles[u].to(ACC)
+            if own is not None:
+                z = before_bend(mine, message, attr, proj, hops[u][2], hops[u][0], lanes, FEATURES,
+                                STRIDE, BLOCK_H, BLOCK_W, ACC)  # fmt: skip
+                message = tl.where(there, bend(z, ACTIVATION, SLOPE), 0.0)
             if weight is not None:
                 message *= factors[u][:, :, None]
             if LINEAR:

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphattn.kernels.gpu import aggregate, edge_softmax, top_m
+from graphattn.kernels.gpu import aggregate, edge_softmax, message, top_m
 from graphattn.kernels.gpu.build_report import TARGETS, compile_ahead, inspect, meta_graph
 from graphattn.kernels.gpu.launch import Launch, recording
 
-CASES = ("sum", "sum weighted", "all", "all weighted", "scores")
+CASES = ("sum", "sum weighted", "all", "all weighted", "scores", "message", "message all")
 ALL = ("sum", "mean", "min", "max", "var", "std")
 ROWS, EDGES = 1000, 16000
 
@@ -39,6 +39,8 @@ def launches(dtype: torch.dtype, case: str, warp_size: int, heads: int, width: i
             top_m.top_m_bits(scores, layout, 5)
             return found
         reduce = ALL if "all" in case else ("sum",)
+        if "message" in case:
+            return [*found, *message_launches(dtype, reduce, warp_size, heads, width)]
         x = make(1, ROWS, heads, width)
         weight = make(1, EDGES, heads, dtype=high) if "weighted" in case else None
         out, stats = aggregate.aggregate_forward(x, weight, layout, reduce=reduce)
@@ -51,11 +53,35 @@ def launches(dtype: torch.dtype, case: str, warp_size: int, heads: int, width: i
     return found
 
 
+def message_launches(
+    dtype: torch.dtype, reduce: tuple[str, ...], warp_size: int, heads: int, width: int
+) -> list[Launch]:
+    """Non-linear messages: bare, and with a weight and edge features for several reductions."""
+    high = torch.float64 if dtype == torch.float64 else torch.float32
+    layout, whole = meta_graph(ROWS, EDGES, 64), len(reduce) > 1
+
+    def make(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    node = make(1, ROWS, heads, width)
+    edge = [None] * 3
+    if whole:
+        edge = [make(1, EDGES, heads, dtype=high), make(EDGES, 1), make(heads, width, 1)]
+    options = {"activation": "gelu" if whole else "leaky_relu", "slope": 0.2, "reduce": reduce}
+    with recording(warp_size) as found:
+        message.message_forward(node, node, *edge, layout, **options)
+        pulls = make(1, ROWS, 7 if whole else 1, heads, width, dtype=high)
+        message.message_backward(
+            pulls, node, node, *edge, layout, layout, needs=(True,) * 5, **options
+        )
+    return found
+
+
 def rows(target: str, names: list[str]) -> Iterator[tuple[str, ...]]:
     """One row per launch; "quick" for a name: everything at once in float32."""
     backend, quick = TARGETS[target], names == ["quick"]
     for name in ["float32"] if quick else names:
-        for case in ("all weighted", "scores") if quick else CASES:
+        for case in ("all weighted", "scores", "message all") if quick else CASES:
             for heads, width in ((8, 16),) if quick else ((1, 128), (8, 16)):
                 for launch in launches(getattr(torch, name), case, backend.warp_size, heads, width):
                     yield target, name, f"{case} {heads}x{width}", *figures(launch, backend)

@@ -29,8 +29,9 @@ def run(*arguments: str, interpret: bool) -> str:
 
 
 def interpret(chosen: str) -> str:
-    test = str(ROOT / "tests" / "kernels" / "test_gpu_segments.py")
-    options = "-q", "-x", "-p", "no:cacheprovider", test, "-m", chosen
+    folder = ROOT / "tests" / "kernels"
+    tests = str(folder / "test_gpu_segments.py"), str(folder / "test_gpu_messages.py")
+    options = "-q", "-x", "-p", "no:cacheprovider", *tests, "-m", chosen
     return run("-m", "pytest", *options, interpret=True)
 
 
@@ -55,7 +56,7 @@ def test_interpreter_sweep() -> None:
 def test_kernels_build() -> None:
     assert {row[3] for row in build("sm_90", "quick")} == {
         "reduce_rows", "merge_reductions", "pull_cols", "merge_sum", "softmax_rows",
-        "merge_masses", "softmax_chunks", "softmax_pulls", "top_rows",
+        "merge_masses", "softmax_chunks", "softmax_pulls", "top_rows", "change_rows",
     }  # fmt: skip
 
 
@@ -71,8 +72,9 @@ def test_kernels_build_without_spills(target: str) -> None:
 def test_sizes_are_never_specialised() -> None:
     """Mini-batches of other sizes must not compile again."""
     code = """
-from graphattn.kernels.gpu import pull, reduce, select, softmax
-found = [value for module in (pull, reduce, select, softmax) for value in vars(module).values()
+from graphattn.kernels.gpu import changes, pull, reduce, select, softmax
+modules = changes, pull, reduce, select, softmax
+found = [value for module in modules for value in vars(module).values()
          if hasattr(value, "params")]
 assert len(found) > 20
 for kernel in found:

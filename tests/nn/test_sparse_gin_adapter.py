@@ -1,0 +1,134 @@
+"""SparseGINAdapter: the edges it finds, what it leaves alone, causality, and its refusals."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from graphattn.nn import SparseGINAdapter
+from graphattn.nn.sparse_gin_adapter import depth_scales
+
+T, D, H = 12, 8, 2
+BOUND = 0.1 + math.log(0.6 / 0.4) / 10
+
+
+class Causal(nn.Module):
+    """A causal attention layer that returns its weights, as Hugging Face's do."""
+
+    def __init__(self, weights: bool = True) -> None:
+        super().__init__()
+        self.lin, self.weights = nn.Linear(D, 3 * D), weights
+
+    def forward(self, hidden_states: Tensor) -> Any:
+        q, k, v = self.lin(hidden_states).view(*hidden_states.shape[:2], 3, H, -1).unbind(2)
+        logit = 3 * torch.einsum("bihd,bjhd->bhij", q, k)
+        future = torch.ones(T, T, dtype=torch.bool).triu(1)
+        attention = logit.masked_fill(future, -torch.inf).softmax(-1)
+        out = torch.einsum("bhij,bjhd->bihd", attention, v).flatten(2)
+        return (out, attention) if self.weights else out
+
+
+def test_edges_are_those_above_the_bound() -> None:
+    attention = torch.rand(3, H, T, T) * 0.15
+    adapter = SparseGINAdapter(None, D)
+    graph, weight = adapter.edges(attention)
+    total = attention.sum(1).clamp(max=1.0)
+    wanted = {
+        (b * T + j, b * T + i)
+        for b in range(3)
+        for i in range(T)
+        for j in range(i + 1)
+        if float(total[b, i, j]) > BOUND
+    }
+    source, target = graph.edge_index()
+    assert set(zip(source.tolist(), target.tolist(), strict=True)) == wanted
+    assert 3 * T < graph.num_edges < 3 * T * T
+    picked = total[target // T, target % T, source % T]
+    torch.testing.assert_close(weight, torch.sigmoid(10 * (picked - 0.1)))
+    assert bool((weight > 0.6).all())
+    for options, kept in (
+        ({"self_only": True}, source == target),
+        ({"remove_self": True}, source != target),
+    ):
+        found, _ = SparseGINAdapter(None, D, **options).edges(attention)
+        assert found.num_edges == int(kept.sum())
+
+
+@pytest.mark.parametrize("combine", ["sum", "mean", "max", "mlp"])
+def test_equals_dense(combine: str) -> None:
+    adapter = SparseGINAdapter(None, D, hidden=5, heads=H, combine=combine, scale=0.7, eps=0.3)
+    adapter = adapter.double().eval()
+    h = torch.randn(2, T, D, dtype=torch.float64, requires_grad=True)
+    attention = torch.rand(2, H, T, T, dtype=torch.float64)
+    strength = torch.sigmoid(10 * (adapter._combined(attention) - 0.1))
+    dense = torch.where((strength > 0.6) & torch.ones(T, T).tril().bool(), strength, 0.0)
+    x = adapter.lin_in(h)
+    z = adapter.eps * x + dense @ x
+    z = adapter.outer(adapter.lin2(adapter.inner(adapter.lin1(z))) + z)
+    want = adapter.scale * adapter.norm(adapter.lin_out(z))
+    found = adapter.graft(h, attention)
+    torch.testing.assert_close(found, want, rtol=1e-9, atol=1e-10)
+    leaves = [h, *adapter.parameters()]
+    grads = [torch.autograd.grad(o.sin().sum(), leaves) for o in (found, want)]
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
+
+
+def test_without_scale_the_layer_is_left_alone_and_frozen() -> None:
+    layer, x = Causal(), torch.randn(2, T, D)
+    adapter = SparseGINAdapter(layer, D)
+    out, attention = adapter(hidden_states=x)
+    assert torch.equal(out, layer(x)[0]) and torch.equal(attention, layer(x)[1])
+    assert not any(p.requires_grad for p in layer.parameters())
+    out.sum().backward()
+    assert adapter.scale.grad is not None
+    before = layer.lin.weight.clone()
+    adapter.reset_parameters()
+    assert torch.equal(layer.lin.weight, before)
+
+
+def test_causality_both_ways() -> None:
+    adapter = SparseGINAdapter(Causal(), D, scale=1.0).eval()
+    x = torch.randn(1, T, D)
+    changed = x.clone()
+    changed[:, 1] += 1.0
+    (before, attention), (after, _) = adapter(x), adapter(changed)
+    assert torch.equal(before[:, :1], after[:, :1])
+    graph, _ = adapter.edges(attention)
+    source, target = graph.edge_index()
+    later = target[(source == 1) & (target > 1)]
+    assert len(later) > 0 and (before[0, later] != after[0, later]).any(-1).all()
+    alone = SparseGINAdapter(None, D, self_only=True).edges(attention)[0].edge_index()
+    assert torch.equal(alone[0], alone[1])  # the published direction: nothing but itself
+
+
+def test_wraps_torch_attention_and_refuses_what_returns_no_weights() -> None:
+    layer = nn.MultiheadAttention(D, H, batch_first=True)
+    x = torch.randn(2, T, D)
+    out, weights = SparseGINAdapter(layer, D, scale=0.5, is_causal=False)(x, x, x)
+    assert out.shape == x.shape and weights.shape == (2, H, T, T)
+    with pytest.raises(ValueError, match=r"Causal must return .*got \(\[2, 12, 8\]\); ask for"):
+        SparseGINAdapter(Causal(weights=False), D)(x)
+    with pytest.raises(ValueError, match="wraps no layer"):
+        SparseGINAdapter(None, D)(x)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": -0.1}, r"threshold must lie in \[0, 1\]"),
+        ({"cut": 0.2}, r"cut must lie in \[0.5, 1\)"),
+        ({"steepness": 0.0}, "steepness must be positive"),
+        ({"combine": "median"}, "combine must be one of"),
+        ({"self_only": True, "remove_self": True}, "leave no edge"),
+    ],
+)
+def test_refusals(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SparseGINAdapter(None, D, **options)
+
+
+def test_scales_grow_with_depth() -> None:
+    assert depth_scales(3) == [0.0, 0.25, 0.5] and depth_scales(1) == [0.0]
