@@ -9,6 +9,7 @@ from graphattn.models.baselines import GCN as GCN
 from graphattn.models.baselines import SAGE as SAGE
 from graphattn.models.graph_transformer import GraphTransformer as GraphTransformer
 from graphattn.models.laplacian_transformer import LaplacianTransformer as LaplacianTransformer
+from graphattn.models.large_gt import LargeGT as LargeGT
 
 # name -> (class, arguments that the name fixes); all share the constructor's shape
 MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
@@ -17,4 +18,5 @@ MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "gcn": (GCN, {}),
     "sage": (SAGE, {}),
     "gat": (GAT, {}),
+    "large-gt": (LargeGT, {}),
 }

@@ -220,6 +220,15 @@ def in_csr_order(out: SamplerOutput) -> bool:
     return True
 
 
+def local_graph(out: SamplerOutput) -> CSRGraph:
+    """The graph of a directional or induced sample over its own nodes; sorts its edges in place."""
+    in_csr_order(out)
+    size = len(out.node)
+    counts = torch.bincount(out.col, minlength=size)
+    indices = out.row.to(index_dtype(size))
+    return CSRGraph._trusted(indptr_from_counts(counts), indices, size, None)
+
+
 def remember_graph(edge_index: Tensor, num_nodes: int) -> None:
     """Tell ``as_graph`` the graph of an ``edge_index`` in CSR order: no model sorts it again."""
     counts = torch.bincount(edge_index[1], minlength=num_nodes)

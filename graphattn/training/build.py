@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from graphattn.graph.csr import CSRGraph
 from graphattn.training import tasks
 from graphattn.training.config import ModelConfig, TrainConfig, flat
 from graphattn.training.config_file import near_names
@@ -29,6 +30,7 @@ _MAY_CHANGE = (
     "loop.compile",
     "loop.checkpoint_seconds",
     "loop.tensorboard",
+    "sampling.threads",
 )
 
 
@@ -68,9 +70,10 @@ def prepare(config: TrainConfig, dataset: NodeDataset | None = None) -> Prepared
     channels = tasks.out_channels(dataset.task, dataset.num_classes)
     pe_dim = 0 if inputs.pe is None else inputs.pe.shape[1]
     seed_everything(config.loop.seed)
-    model = build_model(config.model, inputs.x.shape[1], channels, pe_dim)
+    model = build_model(config.model, inputs.x.shape[1], channels, pe_dim, inputs.x.shape[0])
     wanted = bool(getattr(model, "self_loops", False))
-    inputs.graph = attended(dataset.name, inputs.graph, config.data.self_loops, wanted)
+    graph = attended(dataset.name, inputs.graph, config.data.self_loops, wanted)
+    inputs = _fed(inputs, model, graph, config)
     return Prepared(
         dataset,
         split,
@@ -79,6 +82,16 @@ def prepare(config: TrainConfig, dataset: NodeDataset | None = None) -> Prepared
         supervision(dataset, split),
         identity(config, inputs.x.shape[1], channels),
     )
+
+
+def _fed(inputs: Inputs, model: nn.Module, graph: CSRGraph, config: TrainConfig) -> Inputs:
+    """The full graph, or batches: only these need the samplers, which load PyG."""
+    if not config.sampling.batch_size and getattr(model, "batched", None) is None:
+        inputs.graph = graph
+        return inputs
+    from graphattn.training.batches import batched
+
+    return batched(inputs, model, graph, config.sampling, config.loop.seed)
 
 
 def check_values(config: TrainConfig) -> None:
@@ -95,6 +108,9 @@ def check_values(config: TrainConfig) -> None:
         "loop.eval_every": (config.loop.eval_every, 1),
         "loop.patience": (config.loop.patience, 0),
         "encoding.k": (config.encoding.k, 1),
+        "sampling.batch_size": (config.sampling.batch_size, 0),
+        "sampling.tokens": (config.sampling.tokens, 1),
+        "sampling.threads": (config.sampling.threads, 0),
     }
     for key, (value, least) in smallest.items():
         if value < least:
@@ -142,7 +158,7 @@ def find_model(name: str) -> tuple[type[nn.Module], dict[str, Any]]:
 
 
 def build_model(
-    config: ModelConfig, in_channels: int, out_channels: int, pe_dim: int = 0
+    config: ModelConfig, in_channels: int, out_channels: int, pe_dim: int = 0, num_nodes: int = 1
 ) -> nn.Module:
     """Constructs a model from its section of the configuration.
 
@@ -151,12 +167,15 @@ def build_model(
         in_channels: Features per node.
         out_channels: Outputs per node.
         pe_dim: Width of the positional encoding; 0 without one.
+        num_nodes: Nodes of the graph, for models that keep something per node.
 
     Raises:
         ValueError: If the constructor does not know an option.
     """
     kind, fixed = find_model(config.name)
     keywords = {"norm": config.norm, "dropout": config.dropout, "pe_dim": pe_dim}
+    if getattr(kind, "per_node", False):
+        keywords["num_nodes"] = num_nodes
     keywords |= fixed | config.options
     size = (in_channels, config.width, out_channels, config.layers, config.heads)
     try:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphattn.graph.convert import as_graph
 from graphattn.graph.csr import CSRGraph
@@ -21,6 +21,23 @@ if TYPE_CHECKING:
 def say(text: str) -> None:
     """Prints a line on stderr: what a user must see but no program parses."""
     print(text, file=sys.stderr)
+
+
+Forward = Callable[..., Tensor]
+
+
+class Step(NamedTuple):
+    """One training step.
+
+    Attributes:
+        arguments: Of the model.
+        rows: Its output rows that have labels.
+        places: The seeds that these rows belong to, as places in the list of seeds.
+    """
+
+    arguments: tuple[Any, ...]
+    rows: Tensor | slice
+    places: Tensor | slice
 
 
 @dataclass
@@ -43,6 +60,23 @@ class Inputs:
         """These inputs on ``device``."""
         pe = None if self.pe is None else self.pe.to(device)
         return Inputs(self.x.to(device), self.graph.to(device), pe, self.flip)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.x.device
+
+    def start_epoch(self, model: nn.Module, epoch: int) -> None:
+        """Called before the training steps of epoch ``epoch``, counted from 0."""
+
+    def steps(self, seeds: Tensor, epoch: int) -> Iterator[Step]:
+        """Training steps of an epoch over ``seeds``: here one, on the full graph."""
+        yield Step((self.x, self.graph, self.train_pe()), seeds, slice(None))
+
+    def outputs(self, forward: Forward, nodes: Tensor | None = None) -> Tensor:
+        """Outputs [n, C] of ``nodes`` (all without), every neighbour of every node read."""
+        outputs = forward(self.x, self.graph, self.pe)
+        return outputs if nodes is None else outputs[nodes]
 
     def train_pe(self) -> Tensor | None:
         """The encoding of one training step."""
@@ -183,7 +217,7 @@ def positional_encoding(graph: CSRGraph, config: EncodingConfig) -> Tensor | Non
                 "a reverse; add them with --data.undirected true, or use --encoding.kind "
                 "random-walk"
             )
-        return encodings.laplacian_pe(graph, config.k)[1]
+        return encodings.laplacian_pe(graph, config.k, tol=config.tol)[1]
     if config.kind == "random-walk":
         return encodings.random_walk_pe(graph, config.k)
     raise ValueError(f"expected encoding.kind none, laplacian or random-walk, got {config.kind!r}")

@@ -187,7 +187,7 @@ def save(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
 def _result(config: TrainConfig, run: Prepared, trainer: Trainer, folder: Path) -> dict[str, Any]:
     seconds = [entry["seconds"] for entry in record.read_metrics(folder / record.METRICS)]
     steady = seconds[1:] or seconds  # kernels are compiled in the first epoch
-    device = run.inputs.x.device
+    device = run.inputs.device
     return {
         **describe_run(config, run),
         **best_scores(run, folder, config.loop.precision),

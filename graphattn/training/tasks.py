@@ -44,6 +44,14 @@ def loss(task: str, outputs: Tensor, labels: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(outputs, labels)
 
 
+def count(task: str, labels: Tensor) -> int:
+    """Labels that :func:`loss` averages over."""
+    check_task(task)
+    if task == "multiclass":
+        return int((labels != -1).sum())
+    return int((labels == labels).sum() if task == "regression" else (labels >= 0).sum())
+
+
 def scores(task: str, outputs: Tensor) -> Tensor:
     """What the data set's ``evaluate`` expects: one logit per row if binary, else all outputs."""
     check_task(task)
