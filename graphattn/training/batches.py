@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from graphattn.graph.csr import CSRGraph
 from graphattn.kernels.cpu.sampling import derive
-from graphattn.nn.sums import world_size
+from graphattn.models import layerwise
+from graphattn.nn.sums import gathered, world_size
 from graphattn.sampling import NeighborSampler, TokenSampler, hop_features
 from graphattn.sampling.neighbor import local_graph
 from graphattn.sampling.prefetch import in_order
@@ -105,6 +106,15 @@ class NeighborInputs(BatchedInputs):
         out = self.sampler.sample(nodes, seed)
         return self.x[out.node], local_graph(out), self._pe_of(out.node)
 
+    def outputs(self, forward: Forward, model: nn.Module, nodes: Tensor | None = None) -> Tensor:
+        """Outputs of ``nodes`` with every neighbour read, shared out over the ranks."""
+        if layerwise.supports(model):
+            found = layerwise.layerwise(model, self.x, self.graph, self.pe, device=self.target)
+        else:
+            found = forward(*map(self._moved, (self.x, self.graph, self.pe)))
+        found = found.to(self.target)
+        return found if nodes is None else found[nodes]
+
 
 @dataclass
 class TokenInputs(BatchedInputs):
@@ -143,16 +153,17 @@ class TokenInputs(BatchedInputs):
 
             refresh(len(self.x), read)
 
-    def outputs(self, forward: Forward, nodes: Tensor | None = None) -> Tensor:
+    def outputs(self, forward: Forward, model: nn.Module, nodes: Tensor | None = None) -> Tensor:
         """Outputs of ``nodes`` in batches, with the tokens of epoch 0."""
-        chosen = torch.arange(len(self.x)) if nodes is None else nodes.cpu()
+        chosen = shard(torch.arange(len(self.x)) if nodes is None else nodes.cpu())
 
         def make(part: Tensor) -> tuple[Any, ...]:
             return self.arguments(part, 0, 0)
 
         parts = torch.split(chosen, self.config.batch_size)
         made = in_order(make, parts, self.config.threads)
-        return torch.cat([forward(*map(self._moved, arguments)) for arguments in made])
+        found = [forward(*map(self._moved, arguments)) for arguments in made]
+        return gathered(torch.cat(found))
 
 
 def batched(

@@ -34,7 +34,7 @@ def predict(model: nn.Module, inputs: Inputs, task: str, precision: str = "fp32"
     """
     model.eval()
     with autocast(inputs.device, precision):
-        outputs = inputs.outputs(model)
+        outputs = inputs.outputs(model, model)
     return tasks.scores(task, outputs).cpu()
 
 

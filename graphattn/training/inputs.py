@@ -73,8 +73,11 @@ class Inputs:
         """Training steps of an epoch over ``seeds``: here one, on the full graph."""
         yield Step((self.x, self.graph, self.train_pe()), seeds, slice(None))
 
-    def outputs(self, forward: Forward, nodes: Tensor | None = None) -> Tensor:
-        """Outputs [n, C] of ``nodes`` (all without), every neighbour of every node read."""
+    def outputs(self, forward: Forward, model: nn.Module, nodes: Tensor | None = None) -> Tensor:
+        """Outputs [n, C] of ``nodes`` (all without), every neighbour of every node read.
+
+        ``forward`` runs ``model``, perhaps compiled.
+        """
         outputs = forward(self.x, self.graph, self.pe)
         return outputs if nodes is None else outputs[nodes]
 

@@ -173,7 +173,9 @@ class Trainer:
         self.model.eval()
         seen = self.supervision
         nodes = torch.cat([seen.valid, seen.train])
-        scores = tasks.scores(seen.task, self.inputs.outputs(self._outputs, nodes))
+        with autocast(self.device, self.config.loop.precision):
+            outputs = self.inputs.outputs(self._forward, self.model, nodes)
+        scores = tasks.scores(seen.task, outputs)
         of_valid, of_train = scores[: len(seen.valid)], scores[len(seen.valid) :]
         if not (of_valid.isfinite().all() and of_train.isfinite().all()):
             raise self._diverged("the scores became NaN or infinite", rate)
