@@ -1,4 +1,4 @@
-"""The command ``graphattn``: train, evaluate, protocol, info.
+"""The command ``graphattn``: train, evaluate, protocol, partition, info.
 
 Torch, PyG and Numba are imported by the commands that need them, not for ``--help``.
 """
@@ -21,6 +21,7 @@ commands:
                     the generated minesweeper graph (two minutes on two cores, no download)
   evaluate RUN      compute the scores of a finished run anew
   protocol [NAME]   run seeds or fixed splits and print the leaderboard's row
+  partition [NAME]  write a data set as a store on disk (--out FOLDER), for graphs beyond memory
   info [NAME]       sizes, degrees, homophily, splits, and the memory that training needs
 
 graphattn COMMAND NAME --model MODEL --help lists the settings with their defaults. Settings
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     commands = {"train": train, "evaluate": evaluate, "protocol": protocol, "info": info}
+    commands["partition"] = partition
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if argv else 2
@@ -184,6 +186,30 @@ def protocol(argv: list[str]) -> int:
     for name, value in remarks(content["summary"]).items():
         print(f"{name:<14} {value}")
     print(f"\nresults in {content['folder']}/results.json", file=sys.stderr)
+    return 0
+
+
+def partition(argv: list[str]) -> int:
+    """``graphattn partition [NAME] --out FOLDER [--dtype fp16] [--parts P] [settings]``."""
+    config, own = _parse(
+        "partition",
+        argv,
+        _option("--out", str | None, None, "Folder of the store; the same command resumes."),
+        _option("--dtype", str | None, None, "Features as fp32, fp16 or bf16; as they are."),
+        _option("--parts", int, 0, "Also write the part of every node into part.npy."),
+        _option("--method", str, "auto", "Of the parts: bfs, or metis (pymetis)."),
+    )
+    if own.out is None:
+        raise UsageError("--out FOLDER is needed: where the store is written")
+    from graphattn.training.inputs import load_nodes
+    from graphattn.training.partition import to_store
+
+    undirected, config.data.undirected = config.data.undirected, False  # done on disk
+    options = {"dtype": own.dtype, "undirected": undirected, "parts": own.parts}
+    store = to_store(load_nodes(config.data), Path(own.out), method=own.method, **options)
+    print(f"store        {own.out}: {store.num_nodes:,} nodes, {store.graph.num_edges:,} edges")
+    print(f"arrays       {', '.join(store.names)}")
+    print(f"train on it  graphattn train {own.out} --sampling.batch_size 1024")
     return 0
 
 

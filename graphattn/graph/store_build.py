@@ -79,7 +79,7 @@ def build_store(
             raise
         raise OSError(
             errno.ENOSPC,
-            "the disk is full; free some space, and the same call goes on",
+            "the disk is full; free some and the same call goes on",
             str(folder),
         ) from error
     rows = [num_nodes + 1], [progress.get("edges", 0)]

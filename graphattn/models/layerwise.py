@@ -17,6 +17,7 @@ from graphattn.nn.sums import gathered, world_size
 from graphattn.sampling.neighbor import NeighborSampler, local_graph
 
 _ROWS = 8192
+_HALVES = (torch.float16, torch.bfloat16)
 
 
 def supports(model: nn.Module) -> bool:
@@ -73,7 +74,8 @@ def layerwise(
             def block(nodes: Tensor, layer: Any = layer, h: Tensor = state) -> Tensor:
                 bar.update()
                 if layer is layers[0]:
-                    return layer(*_moved(device, h[nodes], None if pe is None else pe[nodes]))
+                    rows = h[nodes].float() if h.dtype in _HALVES else h[nodes]
+                    return layer(*_moved(device, rows, None if pe is None else pe[nodes]))
                 if layer is layers[-1]:
                     return layer(*_moved(device, h[nodes]))
                 out = sampler.sample(nodes, 0)

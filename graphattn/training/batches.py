@@ -84,6 +84,11 @@ class BatchedInputs(Inputs):
     def _moved(self, argument: Any) -> Any:
         return argument if argument is None else argument.to(self.target)
 
+    def _x_of(self, nodes: Tensor) -> Tensor:
+        """Features of nodes, halves widened; read in ascending order, as a disk likes it."""
+        distinct, place = torch.unique(nodes, return_inverse=True)
+        return _wide(self.x[distinct])[place]
+
     def _pe_of(self, nodes: Tensor) -> Tensor | None:
         return None if self.pe is None else self.pe[nodes]
 
@@ -104,14 +109,14 @@ class NeighborInputs(BatchedInputs):
         """Features, graph and encoding of the nodes sampled around ``nodes``."""
         seed = derive(derive(self.seed, epoch), number)
         out = self.sampler.sample(nodes, seed)
-        return self.x[out.node], local_graph(out), self._pe_of(out.node)
+        return self._x_of(out.node), local_graph(out), self._pe_of(out.node)
 
     def outputs(self, forward: Forward, model: nn.Module, nodes: Tensor | None = None) -> Tensor:
         """Outputs of ``nodes`` with every neighbour read, shared out over the ranks."""
         if layerwise.supports(model):
             found = layerwise.layerwise(model, self.x, self.graph, self.pe, device=self.target)
         else:
-            found = forward(*map(self._moved, (self.x, self.graph, self.pe)))
+            found = forward(*map(self._moved, (self.x.float(), self.graph, self.pe)))
         found = found.to(self.target)
         return found if nodes is None else found[nodes]
 
@@ -149,7 +154,7 @@ class TokenInputs(BatchedInputs):
         if refresh is not None and epoch % model.refresh_every == 0:
 
             def read(nodes: Tensor) -> tuple[Tensor, Tensor | None]:
-                return self._moved(self.x[nodes]), self._moved(self._pe_of(nodes))
+                return self._moved(self._x_of(nodes)), self._moved(self._pe_of(nodes))
 
             refresh(len(self.x), read)
 
@@ -164,6 +169,10 @@ class TokenInputs(BatchedInputs):
         made = in_order(make, parts, self.config.threads)
         found = [forward(*map(self._moved, arguments)) for arguments in made]
         return gathered(torch.cat(found))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def batched(

@@ -72,7 +72,8 @@ def prepare(config: TrainConfig, dataset: NodeDataset | None = None) -> Prepared
     seed_everything(config.loop.seed)
     model = build_model(config.model, inputs.x.shape[1], channels, pe_dim, inputs.x.shape[0])
     wanted = bool(getattr(model, "self_loops", False))
-    graph = attended(dataset.name, inputs.graph, config.data.self_loops, wanted)
+    undirected = dataset.data.get("csr_undirected")
+    graph = attended(dataset.name, inputs.graph, config.data.self_loops, wanted, undirected)
     inputs = _fed(inputs, model, graph, config)
     return Prepared(
         dataset,
@@ -87,7 +88,7 @@ def prepare(config: TrainConfig, dataset: NodeDataset | None = None) -> Prepared
 def _fed(inputs: Inputs, model: nn.Module, graph: CSRGraph, config: TrainConfig) -> Inputs:
     """The full graph, or batches: only these need the samplers, which load PyG."""
     if not config.sampling.batch_size and getattr(model, "batched", None) is None:
-        inputs.graph = graph
+        inputs.graph, inputs.x = graph, inputs.x.float()
         return inputs
     from graphattn.training.batches import batched
 

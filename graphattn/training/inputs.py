@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from graphattn.graph.convert import as_graph
 from graphattn.graph.csr import CSRGraph
+from graphattn.graph.store import is_store
 from graphattn.training.config import DataConfig, EncodingConfig
 
 if TYPE_CHECKING:
@@ -95,6 +97,11 @@ def load_nodes(config: DataConfig) -> NodeDataset:
     from graphattn.datasets.base import NodeDataset
     from graphattn.datasets.catalogue import load_dataset
 
+    for place in (Path(config.root) / config.name, Path(config.name).expanduser()):
+        if is_store(place):
+            from graphattn.datasets import store
+
+            return store.load(place)
     dataset = load_dataset(
         config.name,
         config.root,
@@ -109,6 +116,14 @@ def load_nodes(config: DataConfig) -> NodeDataset:
             "the labels. Batch the graphs with PyG's DataLoader and pass batch= to the model"
         )
     return dataset
+
+
+def graph_of(dataset: NodeDataset) -> CSRGraph:
+    """The graph of a data set: of its edge_index, or a store's own."""
+    own = dataset.data.get("csr")
+    if own is not None:
+        return own  # type: ignore[no-any-return]
+    return as_graph(dataset.data.edge_index, int(dataset.data.num_nodes))
 
 
 def select_split(dataset: NodeDataset, number: int) -> dict[str, Tensor]:
@@ -144,7 +159,7 @@ def make_inputs(dataset: NodeDataset, data: DataConfig, encoding: EncodingConfig
         encoding: Section ``encoding``.
     """
     x = features(dataset, data.normalize_features)
-    graph = as_graph(dataset.data.edge_index, x.shape[0])
+    graph = graph_of(dataset)
     flip = None
     if encoding.kind == "laplacian":
         from graphattn.encodings import flip_signs
@@ -155,10 +170,16 @@ def make_inputs(dataset: NodeDataset, data: DataConfig, encoding: EncodingConfig
     return Inputs(x, graph, positional_encoding(graph, encoding), flip)
 
 
-def attended(name: str, graph: CSRGraph, choice: str, wanted: bool) -> CSRGraph:
-    """``with_self_loops``, and a line that says how many edges there were and are."""
+def attended(
+    name: str, graph: CSRGraph, choice: str, wanted: bool, undirected: bool | None = None
+) -> CSRGraph:
+    """``with_self_loops``, and a line that says how many edges there were and are.
+
+    ``undirected``: whether the graph is, where that is known; finding out costs its transpose.
+    """
     looped = with_self_loops(graph, choice, wanted)
-    note = "" if graph.is_undirected() else " (directed; --data.undirected true adds the reverse)"
+    undirected = graph.is_undirected() if undirected is None else undirected
+    note = "" if undirected else " (directed; --data.undirected true adds the reverse)"
     say(f"{name}: {graph.num_edges:,} edges{note}; the model attends over {looped.num_edges:,}")
     return looped
 
@@ -179,7 +200,9 @@ def features(dataset: NodeDataset, normalize: bool) -> Tensor:
             f"{dataset.name} has neither node nor edge features; set data.x, for instance to "
             "degrees or a positional encoding, in a folder of .npy files"
         )
-    x = data.x.float() if data.x is not None else _mean_of_edges(data)
+    x = data.x if data.x is not None else _mean_of_edges(data)
+    # A store's halves stay on the disk: batches widen what they read.
+    x = x if data.get("csr") is not None and not normalize else x.float()
     return x / x.sum(1, keepdim=True).clamp(min=1.0) if normalize else x
 
 
