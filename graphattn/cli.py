@@ -109,19 +109,32 @@ def train(argv: list[str]) -> int:
     from graphattn.training import recorder
     from graphattn.training.run import Interrupted, train_run
 
+    several, first = _ranks()
+    if several and not (own.resume or own.out):
+        raise UsageError("several processes need one run folder; give --out FOLDER")
     if own.resume:
         folder = Path(own.resume)
+    elif not first:
+        folder = Path(own.out)
     else:
         folder = recorder.new_folder(own.out, config.data.name, config.model.name)
     try:
         result = train_run(config, folder, resume=bool(own.resume))
     except Interrupted as stop:
         print(f"stopped; continue with: graphattn train --resume {folder}", file=sys.stderr)
-        _write_curves(folder)
+        if first:
+            _write_curves(folder)
         return 128 + stop.number
-    _print_result(result, folder)
-    _write_curves(folder)
+    if first:
+        _print_result(result, folder)
+        _write_curves(folder)
     return 0
+
+
+def _ranks() -> tuple[bool, bool]:
+    """Whether torchrun started several processes, and whether this is the first."""
+    environment = os.environ
+    return int(environment.get("WORLD_SIZE", "1")) > 1, environment.get("RANK", "0") == "0"
 
 
 def _write_curves(folder: Path) -> None:
@@ -170,6 +183,8 @@ def protocol(argv: list[str]) -> int:
         _option("--out", str | None, None, "Folder; the same settings find theirs again."),
         _option("--external_data", bool, False, "Whether data from elsewhere were used."),
     )
+    if _ranks()[0]:
+        raise UsageError("a protocol runs in one process; use torchrun with graphattn train")
     from graphattn.training.protocol import remarks, row, run_protocol
     from graphattn.training.run import Interrupted
 

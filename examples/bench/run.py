@@ -11,7 +11,9 @@ import attention
 import graphs
 import minesweeper
 import options
+import out_of_core
 import report
+import sampling
 
 FAMILIES = {
     "attention": attention.run,
@@ -19,6 +21,8 @@ FAMILIES = {
     "graphs": graphs.run,
     "accuracy": accuracy.run,
     "minesweeper": minesweeper.run,
+    "sampling": sampling.run,
+    "out-of-core": out_of_core.run,
 }
 
 

@@ -124,7 +124,7 @@ class CodebookAttention(nn.Module):
         """
         u = self._joined(x, pos)
         if self.training and not bool(self.started):
-            self.start(u)
+            self.start(gathered(u.detach()))
         out = self.attend(u)
         if self.training:
             self.update(u.detach(), nodes)
@@ -151,9 +151,9 @@ class CodebookAttention(nn.Module):
     def start(self, u: Tensor) -> None:
         """Put every code on a random row of ``u`` [n, F + pe_dim]; fewer rows than codes repeat.
 
-        In a process group all ranks take rank 0's choice.
+        In a process group every rank must call it with the same rows; they take rank 0's choice.
         """
-        u = gathered(u.detach().to(self.codes.dtype))
+        u = u.detach().to(self.codes.dtype)
         self._set_moments(u, 1.0)
         rows = torch.randperm(len(u)).repeat(-(-self.num_codes // len(u)))[: self.num_codes]
         codes = self._normalised(u)[rows.to(u.device)]
@@ -237,6 +237,8 @@ class CodebookAttention(nn.Module):
         self.assignment[nodes] = code.to(self.assignment.dtype)
 
     def _count_all(self) -> None:
+        if self.assignment.is_meta:  # a model that is only measured has no nodes to count
+            return
         self.sizes.copy_(torch.bincount(self.assignment.long(), minlength=self.num_codes))
 
     def _reseed(self, u: Tensor) -> None:

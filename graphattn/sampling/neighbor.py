@@ -26,8 +26,9 @@ class NeighborSampler(BaseSampler):  # type: ignore[misc]
     r"""Samples up to ``num_neighbors[h]`` edges of every node that hop h - 1 discovered.
 
     Without replacement every subset of a row's edges is equally likely; duplicate edges are edges
-    of their own. The sample of a batch depends on (seed, hop, node) alone: not on threads, nor on
-    what else is sampled. Needs no pyg-lib and no torch-sparse; also a PyG ``BaseSampler``.
+    of their own. The row that a node draws in a hop depends on (seed, hop, node) alone, not on
+    threads; a node is expanded once, in the hop after the one that found it. Needs no pyg-lib and
+    no torch-sparse; also a PyG ``BaseSampler``.
 
     Args:
         data: PyG ``Data``, ``(FeatureStore, GraphStore)``, or anything that

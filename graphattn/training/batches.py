@@ -22,13 +22,22 @@ from graphattn.training.inputs import Forward, Inputs, Step
 
 
 def batch_places(count: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
-    """Global batches of an epoch: a permutation of 0 .. count - 1, the same on every rank.
+    """Global batches of an epoch: a permutation of 0 .. count - 1, whatever the number of ranks.
 
-    A last batch too small to give every rank two rows joins the one before it.
+    A last batch of less than a quarter joins the one before it, so that every rank has rows.
+
+    Raises:
+        ValueError: Fewer than 8 seeds per rank in a batch, or too few seeds for all ranks.
     """
+    world = world_size()
+    if world > 1 and (batch_size < 8 * world or count < 2 * world):
+        raise ValueError(
+            f"{world} processes need sampling.batch_size of at least {8 * world} and {2 * world} "
+            f"training nodes, got {batch_size} and {count}; start fewer processes"
+        )
     generator = torch.Generator().manual_seed(derive(seed, epoch) >> 1)
     parts = list(torch.split(torch.randperm(count, generator=generator), batch_size))
-    if len(parts) > 1 and len(parts[-1]) < 2 * world_size():
+    if len(parts) > 1 and 4 * len(parts[-1]) < batch_size:
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts
 

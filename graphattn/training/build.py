@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from graphattn.graph.csr import CSRGraph
+from graphattn.nn.sums import world_size
 from graphattn.training import tasks
 from graphattn.training.config import ModelConfig, TrainConfig, flat
 from graphattn.training.config_file import near_names
@@ -88,6 +89,11 @@ def prepare(config: TrainConfig, dataset: NodeDataset | None = None) -> Prepared
 def _fed(inputs: Inputs, model: nn.Module, graph: CSRGraph, config: TrainConfig) -> Inputs:
     """The full graph, or batches: only these need the samplers, which load PyG."""
     if not config.sampling.batch_size and getattr(model, "batched", None) is None:
+        if world_size() > 1:
+            raise ValueError(
+                f"{world_size()} processes would all repeat the same full-graph step; train in "
+                "batches (--sampling.batch_size 1024), or in one process"
+            )
         inputs.graph, inputs.x = graph, inputs.x.float()
         return inputs
     from graphattn.training.batches import batched
@@ -134,7 +140,9 @@ def pick_device(name: str) -> torch.device:
         ValueError: If the name is no device, or CUDA is asked for and absent.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():  # under torchrun, each process has set its own
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -12,6 +16,42 @@ from graphattn.nn.sums import summed, world_size
 def rank() -> int:
     """This process's rank; 0 without a process group."""
     return dist.get_rank() if world_size() > 1 else 0
+
+
+def launched() -> bool:
+    """Whether torchrun (or a like) started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Joins the group that torchrun describes; does nothing in a single process or a group.
+
+    NCCL where there is a GPU for every process of this machine, else gloo. When a rank dies the
+    others fail in their next collective, and torchrun ends them.
+    """
+    if not launched() or dist.is_initialized():
+        yield
+        return
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    on_gpu = torch.cuda.device_count() > local
+    if on_gpu:
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def agreed(number: int) -> int:
+    """The largest ``number`` of all ranks: one that is told to stop stops them all."""
+    if world_size() == 1:
+        return number
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    largest = torch.tensor(number, device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
 
 
 def share_of(count: float, device: torch.device) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-    """Prints a line on stderr: what a user must see but no program parses."""
-    print(text, file=sys.stderr)
+    """Prints a line on stderr, on rank 0: what a user must see but no program parses."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr)
 
 
 Forward = Callable[..., Tensor]

@@ -42,7 +42,7 @@ def training_bytes(config: TrainConfig, dataset: NodeDataset) -> dict[str, int]:
 
     where a is 10 for gt, 12 for gt-sep, 2 for gcn, 3 for sage and gat, plus 3 (transformers) or 2
     with dropout, and e is 1.5 for gat, else 0. In mini-batches N and E of the last two parts are
-    those of a batch, at most. Measured peaks lie within a factor of two (tested).
+    those of a batch at most. Measured full-graph peaks lie within a factor of two (tested).
 
     Args:
         config: Model, precision and encoding.
