@@ -170,3 +170,39 @@ def communities(
     low, high = low[low != high], high[low != high]
     keys = np.unique(np.concatenate([low * num_nodes + high, high * num_nodes + low]))
     return torch.from_numpy(np.stack(np.divmod(keys, num_nodes))), torch.from_numpy(label)
+
+
+def unique_signature(
+    edge_probability: float, values: int, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A graph of Lim's UniqueSignature (2025): does a neighbour equal the neighbourhood's sum?
+
+    An Erdos-Renyi graph of 30 to 70 nodes with integer features, uniform and centred at 0; a node
+    is positive if one of its neighbours carries the sum over all of them.
+
+    Args:
+        edge_probability: Of each pair of nodes.
+        values: Number of different features, odd.
+        seed: Of numpy's default generator.
+
+    Returns:
+        x float32 [N, 1]; edge_index int64 [2, E], both directions; labels int64 [N].
+
+    Raises:
+        ValueError: If ``values`` is even.
+    """
+    if values % 2 == 0:
+        raise ValueError(
+            f"features are centred at 0: expected an odd number of values, got {values}"
+        )
+    random = np.random.default_rng(seed)
+    nodes = int(random.integers(30, 71))
+    pairs = np.triu(random.random((nodes, nodes)) < edge_probability, 1)
+    adjacency = pairs | pairs.T
+    x = random.integers(0, values, nodes) - values // 2
+    total = adjacency @ x
+    label = (adjacency & (x[None, :] == total[:, None])).any(1)
+    target, source = adjacency.nonzero()
+    edge_index = torch.from_numpy(np.stack([source, target]))
+    features = torch.from_numpy(x.astype(np.float32))[:, None]
+    return features, edge_index, torch.from_numpy(label.astype(np.int64))

@@ -17,14 +17,27 @@ if TYPE_CHECKING:
     from graphattn.encodings import laplacian_pe as laplacian_pe
     from graphattn.errors import BackendUnavailable as BackendUnavailable
     from graphattn.graph import CSRGraph as CSRGraph
+    from graphattn.graph import GridGraph as GridGraph
     from graphattn.graph import as_graph as as_graph
+    from graphattn.graph import complete as complete
+    from graphattn.graph import grid_blocks as grid_blocks
+    from graphattn.graph import grid_dilated_blocks as grid_dilated_blocks
+    from graphattn.graph import halo as halo
+    from graphattn.graph import tile_stats as tile_stats
     from graphattn.ops import TableBias as TableBias
+    from graphattn.ops import additive_attention as additive_attention
+    from graphattn.ops import additive_scores as additive_scores
     from graphattn.ops import aggregate as aggregate
     from graphattn.ops import attention as attention
     from graphattn.ops import attention_weights as attention_weights
     from graphattn.ops import edge_scores as edge_scores
     from graphattn.ops import edge_softmax as edge_softmax
     from graphattn.ops import merge as merge
+    from graphattn.ops import message_aggregate as message_aggregate
+    from graphattn.ops import na1d as na1d
+    from graphattn.ops import na2d as na2d
+    from graphattn.ops import na3d as na3d
+    from graphattn.ops import shared_key_attention as shared_key_attention
     from graphattn.ops import top_m as top_m
 
 __version__ = "0.1.0"
@@ -32,14 +45,27 @@ __version__ = "0.1.0"
 _HOME = {
     "BackendUnavailable": "graphattn.errors",
     "CSRGraph": "graphattn.graph",
+    "GridGraph": "graphattn.graph",
     "as_graph": "graphattn.graph",
+    "complete": "graphattn.graph",
+    "grid_blocks": "graphattn.graph",
+    "grid_dilated_blocks": "graphattn.graph",
+    "halo": "graphattn.graph",
+    "tile_stats": "graphattn.graph",
     "TableBias": "graphattn.ops",
+    "additive_attention": "graphattn.ops",
+    "additive_scores": "graphattn.ops",
     "aggregate": "graphattn.ops",
     "attention": "graphattn.ops",
     "attention_weights": "graphattn.ops",
     "edge_scores": "graphattn.ops",
     "edge_softmax": "graphattn.ops",
     "merge": "graphattn.ops",
+    "message_aggregate": "graphattn.ops",
+    "shared_key_attention": "graphattn.ops",
+    "na1d": "graphattn.ops",
+    "na2d": "graphattn.ops",
+    "na3d": "graphattn.ops",
     "top_m": "graphattn.ops",
     "laplacian_pe": "graphattn.encodings",
     "load_dataset": "graphattn.datasets.catalogue",

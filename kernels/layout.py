@@ -19,12 +19,21 @@ class Layout(NamedTuple):
     position, or [0] where it equals the position; plan, an implementation's own precomputed work
     division: for the CPU ``chunks [C + 1]``, int64 row bounds of about equal edge count, and
     ``parts [3, P]``, (begin, end, row) of the pieces of hub rows; task tensors for the GPU.
+
+    A grid has no index arrays: ``edges`` [2, T, 8] holds its tables, of this orientation and of
+    the other one (see grid.py), ``indptr`` and ``indices`` are of one element, expanded, and an
+    edge's id is its position in the rows.
     """
 
     indptr: Tensor
     indices: Tensor
     edges: Tensor
     plan: tuple[Tensor, ...]
+
+    @property
+    def tables(self) -> Tensor | None:
+        """Tables of a grid [2, T, 8], None where neighbours are written down."""
+        return self.edges if self.edges.dim() == 3 else None
 
 
 def longest_row(num_edges: int) -> int:

@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from graphattn.kernels.grid import spell_out
+from graphattn.kernels.layout import Layout
+
 
 class Score(NamedTuple):
     """How strongly an edge counts: what makes up its logit, and which weights survive.
@@ -11,7 +14,8 @@ class Score(NamedTuple):
     logit = clamp(scale * sum_c q_c k_c gate_c + sum_f edge_query_f edge_attr_f) + bias.
 
     Edge tensors are in the caller's order. ``bias`` is [E], [E, H], or a table [H, T] that
-    ``bias_index`` [E] (int32 or int64) looks up; ``gate`` [E, H, Dk]; ``edge_attr`` [E, F] meets
+    ``bias_index`` [E] (int32 or int64) looks up, which is empty where the relative positions of a
+    grid's edges are the index; ``gate`` [E, H, Dk]; ``edge_attr`` [E, F] meets
     ``edge_query`` [B, R, H, F]. ``mask`` int32 [B, E, ceil(H / 32)]: bit ``h % 32`` of word
     ``h // 32`` says whether the edge exists for head h. ``streams`` [B * H, 2] int64 seed the
     dropout hash.
@@ -27,6 +31,17 @@ class Score(NamedTuple):
     mask: Tensor | None = None
     dropout_p: float = 0.0
     streams: Tensor | None = None
+
+    def spelled_out(self, rows: Layout) -> "Score":
+        """With the index written down [E] that a grid implies; ``rows``: its layout by rows."""
+        if rows.tables is None or not is_implied(self.bias_index):
+            return self
+        return self._replace(bias_index=spell_out(rows.tables[0])[2])
+
+
+def is_implied(index: Tensor | None) -> bool:
+    """Whether a bias table is looked up by relative position, with no index."""
+    return index is not None and index.shape[0] == 0
 
 
 class Results(NamedTuple):

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from graphattn.kernels.grid import AXES, EXTENT, first_edges
 from graphattn.kernels.layout import CHUNKS, longest_row
 
 
@@ -17,6 +18,18 @@ def equal_edge_chunks(indptr: Tensor, chunks: int = CHUNKS) -> Tensor:
     inner = torch.searchsorted(work, goal)
     last = torch.full((1,), indptr.numel() - 1, device=indptr.device, dtype=torch.int64)
     return torch.cat([torch.zeros_like(last), inner, last])
+
+
+def equal_work_rows(tables: Tensor, chunks: int = CHUNKS) -> Tensor:
+    """As ``equal_edge_chunks`` for a grid's tables, by bisection: no row offsets are made."""
+    rows = tables[:AXES, EXTENT].prod()
+    goal = (first_edges(tables, rows[None]) + 2 * rows) * torch.arange(1, chunks) // chunks
+    low, high = torch.zeros_like(goal), torch.zeros_like(goal) + rows
+    for _ in range(int(rows).bit_length()):
+        middle = (low + high) // 2
+        before = (first_edges(tables, middle) + 2 * middle < goal) & (low < high)
+        low, high = torch.where(before, middle + 1, low), torch.where(before, high, middle)
+    return torch.cat([goal.new_zeros(1), low, rows[None]])
 
 
 @torch.library.custom_op("graphattn::hub_parts", mutates_args=())

@@ -9,6 +9,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from graphattn.graph.checks import Size, normal_size
 from graphattn.graph.csr import CSRGraph
+from graphattn.graph.product import ProductGraph
 
 _SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
 _cache: Any = WeakIdKeyDictionary()
@@ -21,7 +22,8 @@ def as_graph(obj: Any, size: Size = None) -> CSRGraph:
     Args:
         obj: ``edge_index`` [2, E]; PyG ``EdgeIndex``; a torch sparse tensor, ``torch_sparse``
             ``SparseTensor`` or scipy sparse matrix holding ``adj_t`` (row = target, as PyG's
-            ``ToSparseTensor`` writes it; the stored values are not used); or a ``CSRGraph``.
+            ``ToSparseTensor`` writes it; the stored values are not used); a ``CSRGraph``; or a
+            ``GridGraph``, whose edges are written down.
         size: Number of nodes, or ``(num_sources, num_targets)``; ``None`` reads it from ``obj``
             (for a plain ``edge_index``: the largest index plus one).
 
@@ -30,6 +32,8 @@ def as_graph(obj: Any, size: Size = None) -> CSRGraph:
     """
     if isinstance(obj, CSRGraph):
         return _check_size(obj, size)
+    if isinstance(obj, ProductGraph):
+        return _check_size(obj.to_csr(), size)
     if isinstance(obj, Tensor):
         return _from_tensor(obj, size)
     if hasattr(obj, "csr") and hasattr(obj, "sparse_sizes"):
@@ -39,8 +43,15 @@ def as_graph(obj: Any, size: Size = None) -> CSRGraph:
         return _check_size(_from_scipy(obj), size)
     raise TypeError(
         "a graph must be an edge_index [2, E], EdgeIndex, torch or scipy sparse adj_t, "
-        f"SparseTensor or CSRGraph, got {type(obj).__name__}"
+        f"SparseTensor, CSRGraph or GridGraph, got {type(obj).__name__}"
     )
+
+
+def as_pattern(obj: Any, tensor: Any) -> CSRGraph | ProductGraph:
+    """As ``as_graph``, but a grid stays a grid, and comes to where ``tensor`` is."""
+    if not isinstance(obj, ProductGraph):
+        return as_graph(obj)
+    return obj.to(tensor.device) if isinstance(tensor, Tensor) else obj
 
 
 def _from_scipy(matrix: Any) -> CSRGraph:

@@ -168,7 +168,11 @@ class CSRGraph:
 
     def layout(self, impl: str = "cpu") -> tuple[Layout, Layout]:
         """Raw tensors for the kernels of ``impl``: by rows, and by columns; cached."""
-        return self.rows_layout(impl), self.t().rows_layout(impl)
+        return self.rows_layout(impl), self.cols_layout(impl)
+
+    def cols_layout(self, impl: str = "cpu") -> Layout:
+        """Raw tensors by columns: what a backward pass needs besides; cached."""
+        return self.t().rows_layout(impl)
 
     def rows_layout(self, impl: str = "cpu") -> Layout:
         """Raw tensors by rows alone: all that a forward pass needs; cached."""

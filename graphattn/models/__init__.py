@@ -8,8 +8,13 @@ from graphattn.models.baselines import GAT as GAT
 from graphattn.models.baselines import GCN as GCN
 from graphattn.models.baselines import SAGE as SAGE
 from graphattn.models.graph_transformer import GraphTransformer as GraphTransformer
+from graphattn.models.isomorphic_transformer import (
+    IsomorphicTransformer as IsomorphicTransformer,
+)
 from graphattn.models.laplacian_transformer import LaplacianTransformer as LaplacianTransformer
 from graphattn.models.large_gt import LargeGT as LargeGT
+from graphattn.models.sinc import SINC as SINC
+from graphattn.models.tangnn import TANGNN as TANGNN
 
 # name -> (class, arguments that the name fixes); all share the constructor's shape
 MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
@@ -19,4 +24,8 @@ MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "sage": (SAGE, {}),
     "gat": (GAT, {}),
     "large-gt": (LargeGT, {}),
+    "gin-attention": (IsomorphicTransformer, {"layer": "gin"}),
+    "pna-attention": (IsomorphicTransformer, {"layer": "pna"}),
+    "tangnn": (TANGNN, {}),
+    "sinc": (SINC, {}),
 }

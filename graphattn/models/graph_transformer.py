@@ -1,5 +1,6 @@
 """GraphTransformer: the pre-norm one-hop transformer of the heterophilous benchmark."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -36,6 +37,9 @@ class GraphTransformer(nn.Module):
         residual: Whether blocks add their input.
         pe_dim: Width of a positional encoding that is projected and added to ``h_0``; 0 for none.
         pool: ``"mean"`` gives one output per graph of ``batch``; ``None`` one per node.
+        top_m: Keep each row's and head's ``top_m`` largest logits; ``None`` keeps all.
+        make_layer: From the depth of a block to a layer ``(x, graph) -> x`` that takes the place
+            of its attention; ``None`` for the attention.
         impl: Implementation of the attention (see :func:`graphattn.attention`).
 
     Memory O(L N D + E). Paper: Platonov et al., 2023, https://arxiv.org/abs/2302.11640 (GT and
@@ -65,6 +69,8 @@ class GraphTransformer(nn.Module):
         residual: bool = True,
         pe_dim: int = 0,
         pool: str | None = None,
+        top_m: int | None = None,
+        make_layer: Callable[[int], nn.Module] | None = None,
         impl: str = "auto",
     ) -> None:
         super().__init__()
@@ -86,9 +92,11 @@ class GraphTransformer(nn.Module):
                 norm=norm,
                 dropout=dropout,
                 residual=residual,
+                top_m=top_m,
+                layer=None if make_layer is None else make_layer(depth),
                 impl=impl,
             )
-            for _ in range(num_layers)
+            for depth in range(num_layers)
         )
         self.norm = make_norm(norm, hidden_channels)
         self.lin_out = nn.Linear(hidden_channels, out_channels)
@@ -146,6 +154,8 @@ class PreNormBlock(nn.Module):
         norm: str,
         dropout: float,
         residual: bool,
+        top_m: int | None = None,
+        layer: nn.Module | None = None,
         impl: str,
     ) -> None:
         super().__init__()
@@ -153,12 +163,15 @@ class PreNormBlock(nn.Module):
         self.heads = heads
         self.separate = separate
         self.residual = residual
+        self.top_m = top_m
         self.impl = impl
         self.norm1 = make_norm(norm, channels)
-        self.lin_query = nn.Linear(channels, channels)
-        self.lin_key = nn.Linear(channels, channels)
-        self.lin_value = nn.Linear(channels, channels)
-        self.lin_out = nn.Linear(channels * (2 if separate else 1), channels)
+        self.layer = layer
+        if layer is None:
+            self.lin_query = nn.Linear(channels, channels)
+            self.lin_key = nn.Linear(channels, channels)
+            self.lin_value = nn.Linear(channels, channels)
+            self.lin_out = nn.Linear(channels * (2 if separate else 1), channels)
         self.dropout = nn.Dropout(dropout)
         self.norm2 = make_norm(norm, channels)
         self.feed_forward = nn.Sequential(
@@ -181,11 +194,14 @@ class PreNormBlock(nn.Module):
         return cast(Tensor, x + step if self.residual else step)
 
     def _attend(self, x: Tensor, graph: CSRGraph) -> Tensor:
+        if self.layer is not None:
+            return cast(Tensor, self.dropout(self.layer(x, graph)))
         query, key, value = (
             lin(x).unflatten(-1, (self.heads, -1))
             for lin in (self.lin_query, self.lin_key, self.lin_value)
         )
-        message = attention(query, key, value, graph, impl=self.impl).flatten(1)
+        message = attention(query, key, value, graph, top_m=self.top_m, impl=self.impl)
+        message = message.flatten(1)
         if self.separate:
             message = torch.cat([x, message], dim=1)
         return cast(Tensor, self.dropout(self.lin_out(message)))

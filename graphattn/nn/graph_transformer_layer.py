@@ -37,6 +37,7 @@ class GraphTransformerLayer(nn.Module):
         dropout: Applied to the heads' output before ``W_O`` and inside the feed-forward part.
         layer_norm, batch_norm: The normalisations, LayerNorm first where both are set.
         residual: Whether each step adds its input.
+        top_m: Keep the ``top_m`` largest logits of each row and head; ``None`` keeps all.
         update_edges: Whether the edges are updated; the last layer of a network can do without.
         impl: Implementation of the attention (see :func:`graphattn.attention`).
 
@@ -59,6 +60,7 @@ class GraphTransformerLayer(nn.Module):
         layer_norm: bool = False,
         batch_norm: bool = True,
         residual: bool = True,
+        top_m: int | None = None,
         update_edges: bool = True,
         impl: str = "auto",
     ) -> None:
@@ -67,6 +69,7 @@ class GraphTransformerLayer(nn.Module):
         self.channels = channels
         self.heads = heads
         self.edge_dim = edge_dim
+        self.top_m = top_m
         self.impl = impl
         norms = [name for name, on in (("layer", layer_norm), ("batch", batch_norm)) if on]
         self.lin_query = nn.Linear(channels, channels, bias=False)
@@ -115,7 +118,7 @@ class GraphTransformerLayer(nn.Module):
         )
         if self.lin_edge is None:
             _refuse_edges(edge_attr)
-            out = attention(query, key, value, graph, clamp=CLAMP, impl=self.impl)
+            out = attention(query, key, value, graph, clamp=CLAMP, top_m=self.top_m, impl=self.impl)
             return cast(Tensor, self.node_update(x, out))
         edge_attr = _check_edges(edge_attr, graph.num_edges, self.lin_edge.in_features)
         update = self.edge_update if need_edges else None
@@ -127,6 +130,7 @@ class GraphTransformerLayer(nn.Module):
             gate=self.lin_edge(edge_attr).unflatten(-1, split),
             clamp=CLAMP,
             eps=EDGE_EPS,
+            top_m=self.top_m,
             return_gated=update is not None,
             impl=self.impl,
         )

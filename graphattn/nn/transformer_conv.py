@@ -40,6 +40,7 @@ class TransformerConv(nn.Module):
         edge_dim: Width of ``edge_attr``; ``None`` means no edge features, ``-1`` is lazy.
         bias: Whether the node projections have a bias.
         root_weight: Whether to add the skip path ``W1 x_i``.
+        top_m: Keep the ``top_m`` largest logits of each row and head; ``None`` keeps all, as PyG.
         impl: Implementation of the attention (see :func:`graphattn.attention`).
         **kwargs: PyG's ``aggr``, ``flow`` and ``node_dim``, at the values this layer works with.
 
@@ -64,11 +65,12 @@ class TransformerConv(nn.Module):
         bias: bool = True,
         root_weight: bool = True,
         *,
+        top_m: int | None = None,
         impl: str = "auto",
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        _check_pyg_options(kwargs)
+        check_pyg_options(type(self).__name__, kwargs)
         check_heads(heads * out_channels, heads)
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -78,6 +80,7 @@ class TransformerConv(nn.Module):
         self.dropout = dropout
         self.edge_dim = edge_dim
         self.root_weight = root_weight
+        self.top_m = top_m
         self.impl = impl
 
         source, target = (in_channels,) * 2 if isinstance(in_channels, int) else in_channels
@@ -129,15 +132,16 @@ class TransformerConv(nn.Module):
             TypeError: ``x`` is neither a tensor nor two.
             ValueError: ``x``, ``edge_attr`` or ``size`` does not fit the graph or the layer.
         """
-        x_source, x_target = _source_and_target(x)
-        graph = _graph(edge_index, (x_source.shape[0], x_target.shape[0]), size)
+        x_source, x_target = source_and_target(x)
+        graph = graph_of(edge_index, (x_source.shape[0], x_target.shape[0]), size)
         head_shape = (self.heads, self.out_channels)
         query = self.lin_query(x_target).unflatten(-1, head_shape)
         key = self.lin_key(x_source).unflatten(-1, head_shape)
         value = self.lin_value(x_source).unflatten(-1, head_shape)
         edges = self._edge_options(edge_attr)
         dropout_p = self.dropout if self.training else 0.0
-        message = attention(query, key, value, graph, **edges, dropout_p=dropout_p, impl=self.impl)
+        options = edges | {"dropout_p": dropout_p, "top_m": self.top_m, "impl": self.impl}
+        message = attention(query, key, value, graph, **options)
         out = self._combine(message, x_target)
         if return_attention_weights is None:
             return out
@@ -176,7 +180,8 @@ class TransformerConv(nn.Module):
         return f"{name}({self.in_channels}, {self.out_channels}, heads={self.heads})"
 
 
-def _source_and_target(x: Any) -> tuple[Tensor, Tensor]:
+def source_and_target(x: Any) -> tuple[Tensor, Tensor]:
+    """Node features of sources and of targets: one tensor stands for both."""
     if isinstance(x, Tensor):
         check_nodes(x)
         return x, x
@@ -193,7 +198,8 @@ def _source_and_target(x: Any) -> tuple[Tensor, Tensor]:
     return parts[0], parts[1]
 
 
-def _graph(edge_index: Any, rows: tuple[int, int], size: tuple[int, int] | None) -> CSRGraph:
+def graph_of(edge_index: Any, rows: tuple[int, int], size: tuple[int, int] | None) -> CSRGraph:
+    """The graph among ``rows`` = (sources, targets), which PyG's ``size`` must agree with."""
     if size is not None and tuple(size) != rows:
         raise ValueError(
             f"size must be (sources, targets) = {rows} as the rows of x, got {tuple(size)}; "
@@ -202,17 +208,16 @@ def _graph(edge_index: Any, rows: tuple[int, int], size: tuple[int, int] | None)
     return as_graph(edge_index, rows)
 
 
-def _check_pyg_options(options: dict[str, Any]) -> None:
+def check_pyg_options(layer: str, options: dict[str, Any]) -> None:
     """Refuse MessagePassing options whose effect the fused layer does not have."""
     for name, value in options.items():
         if name not in _PYG_OPTIONS:
             raise TypeError(
-                f"TransformerConv got an unknown argument {name!r}; of PyG's MessagePassing it "
+                f"{layer} got an unknown argument {name!r}; of PyG's MessagePassing it "
                 f"takes {', '.join(_PYG_OPTIONS)}"
             )
         if value not in _PYG_OPTIONS[name]:
             remedy = "flip the edges: edge_index.flip(0)" if name == "flow" else "leave it out"
             raise ValueError(
-                f"TransformerConv supports {name}={_PYG_OPTIONS[name][0]!r} only, got {value!r}; "
-                f"{remedy}"
+                f"{layer} supports {name}={_PYG_OPTIONS[name][0]!r} only, got {value!r}; {remedy}"
             )

@@ -4,17 +4,15 @@ import math
 from collections.abc import Sequence
 from typing import Any, overload
 
-import torch
 from torch import Tensor
 
 from graphattn.graph import CSRGraph, as_graph
 from graphattn.kernels.reference import aggregate as reference
-from graphattn.kernels.reference.edges import accumulate_dtype
 from graphattn.ops._dispatch import resolve
 from graphattn.ops.aggregate_op import reduce_messages
-from graphattn.ops.checks import check_edge_tensor
-from graphattn.ops.dims import check_float_tensor, has_heads
+from graphattn.ops.dims import check_float_tensor
 from graphattn.ops.fused import check_reverse_mode, flatten, may_train
+from graphattn.ops.messages import check_names, edge_factor, find_heads, folded, split_shape
 
 
 @overload
@@ -92,12 +90,12 @@ def aggregate(
     """
     graph = as_graph(graph)
     names = [reduce] if isinstance(reduce, str) else list(reduce)
-    _check_names(names)
+    check_names(names)
     check_float_tensor("x", x, graph, 2)
-    split = _find_heads(x, graph, weight, heads)
-    lead, tail = _split_shape(x, split)
-    per_edge, per_head = _edge_factor(weight, graph, x, lead, tail[0] if split else None)
-    nodes = x.reshape(math.prod(lead), graph.num_cols, *_folded(tail, per_head))
+    split = find_heads("x", x, graph, weight, heads)
+    lead, tail = split_shape(x, split)
+    per_edge, per_head = edge_factor(weight, graph, x, lead, tail[0] if split else None)
+    nodes = x.reshape(math.prod(lead), graph.num_cols, *folded(tail, per_head))
     unique = tuple(name for name in reference.REDUCTIONS if name in names)
     out = _run(resolve(impl, x.device), nodes, per_edge, graph, unique)
     out = out.reshape(len(unique), *lead, graph.num_rows, *tail)
@@ -118,48 +116,3 @@ def _run(
     rows = flatten(graph.rows_layout(impl))
     out: Tensor = reduce_messages(x, weight, rows, cols, ",".join(names), impl)[0]
     return out
-
-
-def _check_names(names: list[str]) -> None:
-    known = ", ".join(reference.REDUCTIONS)
-    if not names:
-        raise ValueError(f"reduce must name at least one of {known}, got an empty list")
-    for name in names:
-        if name not in reference.REDUCTIONS:
-            raise ValueError(f"reduce must be one of {known} or a list of them, got {name!r}")
-
-
-def _find_heads(x: Tensor, graph: CSRGraph, weight: Tensor | None, heads: bool | None) -> bool:
-    """Whether x has heads; a weight for each edge and head says so by its shape."""
-    if heads is None and isinstance(weight, Tensor) and weight.dim() > 1 and x.dim() > 2:
-        per_head = graph.num_cols, graph.num_edges, x.shape[-2]
-        heads = True if (x.shape[-3], *weight.shape[-2:]) == per_head else None
-    return has_heads("x", x, graph.num_cols, "columns", 1, heads)
-
-
-def _split_shape(x: Tensor, split: bool) -> tuple[torch.Size, torch.Size]:
-    """Dimensions before and after the nodes."""
-    node = x.dim() - (3 if split else 2)
-    return x.shape[:node], x.shape[node + 1 :]
-
-
-def _folded(tail: torch.Size, per_head: bool) -> tuple[int, int]:
-    """Heads and width as the kernels see them: one head unless the weights differ by head."""
-    return (tail[0], tail[1]) if per_head else (1, math.prod(tail))
-
-
-def _edge_factor(
-    weight: Tensor | None, graph: CSRGraph, x: Tensor, lead: torch.Size, heads: int | None
-) -> tuple[Tensor | None, bool]:
-    """The weight as [1 or B, E, H or 1] in the accumulation dtype, and whether it is per head."""
-    if weight is None:
-        return None, False
-    edges = graph.num_edges
-    leads = [(), tuple(lead)] if lead else [()]
-    per_edge = [(*first, edges) for first in leads]
-    with_heads = [] if heads is None else [(*first, edges, heads) for first in leads]
-    check_edge_tensor("weight", weight, graph, *per_edge, *with_heads)
-    per_head = tuple(weight.shape) in with_heads
-    batched = weight.dim() > (2 if per_head else 1)
-    shape = math.prod(lead) if batched else 1, edges, weight.shape[-1] if per_head else 1
-    return weight.to(accumulate_dtype(x)).reshape(shape), per_head

@@ -16,7 +16,7 @@ from graphattn.ops.batching import register_batching
 from graphattn.ops.fused import direct, filled, kernels, unflatten
 
 
-def _num_stats(reduce: tuple[str, ...]) -> int:
+def num_stats(reduce: tuple[str, ...]) -> int:
     """Two statistics for each family of reductions that is not linear: see the reference."""
     return 2 * (bool({"var", "std"} & set(reduce)) + ("max" in reduce) + ("min" in reduce))
 
@@ -53,7 +53,7 @@ def _(
     names = tuple(reduce.split(","))
     shape = x.shape[0], rows[0].shape[0] - 1, *x.shape[2:]
     out = x.new_empty((len(names), *shape))
-    return out, x.new_empty((_num_stats(names), *shape), dtype=accumulate_dtype(x))
+    return out, x.new_empty((num_stats(names), *shape), dtype=accumulate_dtype(x))
 
 
 def _pull(

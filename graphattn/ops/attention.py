@@ -5,8 +5,8 @@ from typing import Any, Literal, Unpack, overload
 import torch
 from torch import Tensor
 
-from graphattn.graph import as_graph
-from graphattn.ops.bias import TableBias
+from graphattn.graph.convert import as_graph, as_pattern
+from graphattn.ops.bias import TableBias, write_down
 from graphattn.ops.checks import check_normaliser
 from graphattn.ops.inputs import Inputs, ScoreOptions, prepare, run, unfold_batch
 from graphattn.ops.merge import add_null_key
@@ -79,8 +79,8 @@ def attention(
         query: ``[..., rows, H, Dk]``; leading batch dimensions share the graph.
         key: ``[..., cols, Hkv, Dk]``; query head ``h`` reads head ``h // (H / Hkv)``.
         value: ``[..., cols, Hkv, Dv]``.
-        graph: A :class:`CSRGraph` or whatever :func:`as_graph` takes. Edge tensors below are in
-            the caller's edge order.
+        graph: A :class:`CSRGraph`, a :class:`GridGraph`, or whatever :func:`as_graph` takes. Edge
+            tensors below are in the caller's edge order; a grid's is that of its ``to_csr()``.
         scale: Factor of the dot product; ``None`` means ``Dk ** -0.5``.
         bias: Added to the logits, ``[E]``, ``[E, H]`` or a :class:`TableBias`; ``-inf`` masks an
             edge.
@@ -112,13 +112,17 @@ def attention(
 
     Memory O(N H D + E): beyond inputs and outputs, only the LSE is kept for backward; no tensor
     of size E x D is made, except copies of half-precision edge tensors, which the CPU reads in
-    float32. ``top_m`` needs the logits [E, H] for a moment, and keeps 4 bytes per edge.
+    float32. Over a grid the CPU computes neighbours, so there is no term in E either; on the GPU,
+    in the reference and under ``top_m`` a grid's edges are written down. ``top_m`` needs the logits
+    [E, H] for a moment, and keeps 4 bytes per edge.
     Deterministic bit for bit, forward and backward. The backward pass recomputes the weights
     (Rabe and Staats, 2021; Dao et al., 2022). ``torch.vmap`` maps query, key and value;
     forward-mode differentiation and other ``torch.func`` transforms need ``impl="reference"``.
     """
-    graph = as_graph(graph)
+    graph = as_pattern(graph, query)
     check_normaliser(eps, dropout_p, top_m)
+    if top_m is not None:
+        graph, bias = write_down(graph, bias)
     inputs = prepare(
         query, key, value, graph, scale=scale, bias=bias, gate=gate, edge_attr=edge_attr,
         edge_proj=edge_proj, clamp=clamp, impl=impl, return_gated=return_gated,
@@ -146,7 +150,7 @@ def _strongest(inputs: Inputs, top_m: int) -> Tensor:
     with torch.no_grad():
         logits = run(inputs._replace(value=None)).scores
     assert logits is not None
-    return top_m_bits(logits, inputs.graph, top_m, inputs.impl)
+    return top_m_bits(logits, as_graph(inputs.graph), top_m, inputs.impl)
 
 
 def _streams(query: Tensor) -> Tensor:

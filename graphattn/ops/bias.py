@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from graphattn.graph import CSRGraph
+from graphattn.graph import CSRGraph, Graph, ProductGraph
 from graphattn.ops.checks import FLOATS, check_edge_integers
 
 # The smallest and largest entry by tensor and version: a module makes a TableBias in every step
@@ -34,7 +34,10 @@ class TableBias:
 
     Args:
         table: ``[H, T]``, floating point; may require a gradient. ``-inf`` masks a type.
-        index: ``[E]``, int32 or int64 in ``[0, T)``, in the caller's edge order.
+        index: ``[E]``, int32 or int64 in ``[0, T)``, in the caller's edge order. ``None`` over a
+            :class:`GridGraph`: the relative position of each edge, ``(key - query) / dilation +
+            k - 1`` per axis, so that ``table`` is NATTEN's ``rpb [H, 2 k_1 - 1, 2 k_2 - 1]`` with
+            the axes flattened. The CPU kernels compute it, and nothing of size E is made.
 
     Raises:
         ValueError: ``table`` is not two-dimensional, an index is out of range, devices differ.
@@ -46,7 +49,7 @@ class TableBias:
     """
 
     table: Tensor
-    index: Tensor
+    index: Tensor | None = None
 
     def __post_init__(self) -> None:
         table, index = self.table, self.index
@@ -55,18 +58,31 @@ class TableBias:
             raise TypeError(f"table must be a floating point tensor [H, T], got {kind}")
         if table.dim() != 2:
             raise ValueError(f"table must have shape [H, T], got {list(table.shape)}")
+        if index is None:
+            return
         check_edge_integers("index", index, table.device)
         if not torch.compiler.is_compiling() and index.numel() > 0:
             _check_range(index, table.shape[1])
 
-    def check(self, graph: CSRGraph, heads: int) -> None:
+    def index_for(self, graph: Graph, impl: str) -> Tensor:
+        """The index as the kernels of ``impl`` take it: empty where they compute it."""
+        if self.index is not None:
+            return self.index
+        assert isinstance(graph, ProductGraph)
+        return (
+            self.table.new_empty(0, dtype=torch.int32) if impl == "cpu" else graph.relative_index()
+        )
+
+    def check(self, graph: Graph, heads: int) -> None:
         """Check that the table fits ``heads`` and the index fits the graph's edges."""
         if self.table.shape[0] != heads:
             raise ValueError(
                 f"the table of a TableBias must have one row per head, {heads}, "
                 f"got {list(self.table.shape)}"
             )
-        if self.index.shape[0] != graph.num_edges:
+        if self.index is None:
+            self.check_relative(graph)
+        elif self.index.shape[0] != graph.num_edges:
             raise ValueError(
                 f"the index of a TableBias must have one entry per edge, [{graph.num_edges}] in "
                 f"the caller's edge order, got {list(self.index.shape)}"
@@ -76,3 +92,28 @@ class TableBias:
                 f"the TableBias is on {self.table.device} but the graph is on {graph.device}; "
                 "move its table and index there"
             )
+
+    def check_relative(self, graph: Graph) -> None:
+        """Check that the edges have relative positions, and the table as many columns."""
+        if not isinstance(graph, ProductGraph):
+            raise ValueError(
+                "a TableBias without an index needs a GridGraph, whose edges have relative "
+                f"positions, got a {type(graph).__name__}; pass index [E]"
+            )
+        if self.table.shape[1] != graph.num_relative:
+            raise ValueError(
+                f"the table of relative positions over {graph!r} must be [H, {graph.num_relative}] "
+                f"(2 k - 1 for each axis), got {list(self.table.shape)}"
+            )
+
+
+def write_down(
+    graph: Graph, bias: Tensor | TableBias | None
+) -> tuple[CSRGraph, Tensor | TableBias | None]:
+    """A graph with its edges, and the bias with the index, that a grid only implies."""
+    if isinstance(graph, CSRGraph):
+        return graph, bias
+    if isinstance(bias, TableBias) and bias.index is None:
+        bias.check_relative(graph)
+        bias = TableBias(bias.table, graph.relative_index())
+    return graph.to_csr(), bias

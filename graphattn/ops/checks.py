@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from graphattn.graph import CSRGraph
+from graphattn.graph import Graph
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def check_qkv(query: Tensor, key: Tensor, value: Tensor, graph: CSRGraph) -> None:
+def check_qkv(query: Tensor, key: Tensor, value: Tensor, graph: Graph) -> None:
     """Check query [..., rows, H, Dk], key [..., cols, Hkv, Dk], value [..., cols, Hkv, Dv]."""
     named = {"query": query, "key": key, "value": value}
     for name, tensor in named.items():
@@ -29,7 +29,7 @@ def check_qkv(query: Tensor, key: Tensor, value: Tensor, graph: CSRGraph) -> Non
     _check_sizes(query, key, value, graph)
 
 
-def _check_sizes(query: Tensor, key: Tensor, value: Tensor, graph: CSRGraph) -> None:
+def _check_sizes(query: Tensor, key: Tensor, value: Tensor, graph: Graph) -> None:
     if query.shape[-3] != graph.num_rows:
         raise ValueError(
             f"query has {query.shape[-3]} nodes but the graph has {graph.num_rows} rows; "
@@ -58,7 +58,7 @@ def _check_sizes(query: Tensor, key: Tensor, value: Tensor, graph: CSRGraph) -> 
         )
 
 
-def check_edge_tensor(name: str, tensor: Tensor, graph: CSRGraph, *shapes: tuple[int, ...]) -> None:
+def check_edge_tensor(name: str, tensor: Tensor, graph: Graph, *shapes: tuple[int, ...]) -> None:
     """Check a per-edge tensor against the allowed ``shapes`` and the graph's device."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypedDict
 import torch
 from torch import Tensor
 
-from graphattn.graph import CSRGraph
+from graphattn.graph import Graph
 from graphattn.kernels.reference import attention as reference
 from graphattn.kernels.reference.edges import accumulate_dtype
 from graphattn.kernels.score import Results, Score
@@ -38,7 +38,7 @@ class Inputs(NamedTuple):
     query: Tensor
     key: Tensor
     value: Tensor | None
-    graph: CSRGraph
+    graph: Graph
     score: Score
     edge_proj: Tensor | None
     impl: str
@@ -53,7 +53,7 @@ def prepare(
     query: Tensor,
     key: Tensor,
     value: Tensor | None,
-    graph: CSRGraph,
+    graph: Graph,
     *,
     scale: float | None = None,
     bias: Tensor | TableBias | None = None,
@@ -81,16 +81,16 @@ def prepare(
     q, k, *v = (fold_batch(t, heads) for t in (query, key, *rest))
     edge_attr, edge_proj, edge_query = _project_query(q, edge_attr, edge_proj, scale)
     table = bias.table if isinstance(bias, TableBias) else bias
+    impl = resolve(impl, q.device)
     score = Score(
         scale=scale,
         clamp=None if clamp is None else float(clamp),
         bias=None if table is None else table.to(accumulate_dtype(q)),
-        bias_index=bias.index if isinstance(bias, TableBias) else None,
+        bias_index=bias.index_for(graph, impl) if isinstance(bias, TableBias) else None,
         gate=None if gate is None else gate.to(q.dtype),
         edge_attr=edge_attr,
         edge_query=edge_query,
     )
-    impl = resolve(impl, q.device)
     return Inputs(q, k, v[0] if v else None, graph, score, edge_proj, impl, lead)
 
 
@@ -103,7 +103,7 @@ def run(inputs: Inputs, return_gated: bool = False) -> Results:
     check_reverse_mode(impl)
     tensors = [getattr(score, name) for name in TENSORS]
     training = may_train(query, key, value, *tensors)
-    cols = flatten(graph.t().rows_layout(impl)) if training else []
+    cols = flatten(graph.cols_layout(impl)) if training else []
     rows = flatten(graph.rows_layout(impl))
     numbers = score.scale, score.clamp, score.dropout_p, return_gated
     return Results(*attend(query, key, value, *tensors, rows, cols, *numbers, impl))
@@ -112,7 +112,7 @@ def run(inputs: Inputs, return_gated: bool = False) -> Results:
 def check_edge_options(
     heads: int,
     nodes: tuple[Tensor, ...],
-    graph: CSRGraph,
+    graph: Graph,
     bias: Tensor | TableBias | None,
     gate: Tensor | None,
     edge_attr: Tensor | None,

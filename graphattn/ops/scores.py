@@ -5,7 +5,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from graphattn.graph import as_graph
+from graphattn.graph.convert import as_pattern
 from graphattn.ops.edge_softmax import edge_softmax
 from graphattn.ops.inputs import ScoreOptions, prepare, run, unfold_batch
 
@@ -20,7 +20,7 @@ def edge_scores(query: Tensor, key: Tensor, graph: Any, **options: Unpack[ScoreO
     Args:
         query: ``[..., rows, H, Dk]``.
         key: ``[..., cols, Hkv, Dk]``.
-        graph: A :class:`CSRGraph` or whatever :func:`as_graph` takes.
+        graph: A :class:`CSRGraph`, a :class:`GridGraph`, or whatever :func:`as_graph` takes.
         **options: ``scale``, ``bias``, ``gate``, ``edge_attr``, ``edge_proj``, ``clamp`` and
             ``impl`` as in :func:`graphattn.attention`.
 
@@ -36,7 +36,7 @@ def edge_scores(query: Tensor, key: Tensor, graph: Any, **options: Unpack[ScoreO
     unknown = sorted(options.keys() - known.keys())
     if unknown:
         raise TypeError(f"unknown option {unknown[0]!r}; expected one of {', '.join(known)}")
-    inputs = prepare(query, key, None, as_graph(graph), **options)
+    inputs = prepare(query, key, None, as_pattern(graph, query), **options)
     scores = run(inputs).scores
     assert scores is not None
     return unfold_batch(scores, inputs.lead)
@@ -51,7 +51,7 @@ def attention_weights(
     (float64 for float64); differentiable. Meant for reading: :func:`graphattn.attention` never
     writes its weights down.
     """
-    graph = as_graph(graph)
+    graph = as_pattern(graph, query)
     with torch.autocast(query.device.type, enabled=False):
         scores = edge_scores(query, key, graph, **options)
     return edge_softmax(scores, graph, heads=True, impl=options.get("impl", "auto"))

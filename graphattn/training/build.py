@@ -125,7 +125,7 @@ def check_values(config: TrainConfig) -> None:
     model = config.model
     if model.dropout >= 1:
         raise ValueError(f"expected model.dropout below 1, got {model.dropout}")
-    if model.name not in ("gcn", "sage") and model.width % model.heads:
+    if model.name not in ("gcn", "sage", "sinc") and model.width % model.heads:
         near = next(heads for heads in range(model.heads, 0, -1) if model.width % heads == 0)
         raise ValueError(
             f"expected model.width divisible by model.heads, got {model.width} and {model.heads}; "

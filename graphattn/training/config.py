@@ -42,7 +42,8 @@ class ModelConfig:
     """The network.
 
     Attributes:
-        name: gt, gt-sep (graph transformers), gcn, sage, gat or large-gt.
+        name: gt, gt-sep (graph transformers), gcn, sage, gat or large-gt; gin-attention,
+            pna-attention, tangnn, sinc.
         layers: Number of layers.
         width: Hidden channels.
         heads: Attention heads; models without attention ignore it.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from graphattn.kernels.cpu.compile import Kernel
 from graphattn.kernels.cpu.memory import read_integer
+from graphattn.kernels.cpu.pages import empty, zeros
 from graphattn.kernels.cpu.pull import pull_edges
 from graphattn.kernels.cpu.reduce import reduce_edges
 from graphattn.kernels.cpu.reduction import Reduction, make_reduction
@@ -21,7 +22,7 @@ from graphattn.kernels.layout import Layout
 _STORAGE = {torch.bfloat16: "bf16", torch.float16: "f16"}
 
 
-class _Sizes(NamedTuple):
+class Sizes(NamedTuple):
     """Run-time sizes. ``rows`` own the edges of this pass, ``columns`` are gathered.
 
     A row is walked ``outer`` times ``slices`` slices. ``row_bytes`` and ``outer_bytes``: of a row
@@ -116,10 +117,10 @@ def aggregate_forward(
     end. Memory: these.
     """
     high = compute_dtype(x)
-    shape, size = _sizes(x, x.shape, weight, rows, reduce, None)
-    factor = _contiguous(weight, high)
+    shape, size = pass_sizes(x, x.shape, weight, rows, reduce, None)
+    factor = contiguous(weight, high)
     out, stats = (
-        x.new_empty((count, x.shape[0], size.rows, *x.shape[2:]), dtype=high)
+        empty(x, (count, x.shape[0], size.rows, *x.shape[2:]), high)
         for count in (len(reduce), shape.terms - shape.linear)
     )
     if out.numel() > 0:
@@ -147,14 +148,14 @@ def aggregate_backward(
     needs = needs[0], needs[1] and weight is not None
     full = torch.Size((batch, cols.indptr.shape[0] - 1, heads, width))
     gathered = torch.Size((batch, pulls.shape[1], heads, width))
-    shape, size = _sizes(pulls, gathered, weight, cols, reduce, needs)
-    grad_x = pulls.new_empty(full, dtype=high) if needs[0] else None
+    shape, size = pass_sizes(pulls, gathered, weight, cols, reduce, needs)
+    grad_x = empty(pulls, full, high) if needs[0] else None
     grad_weight = None
     if needs[1]:
         # With nothing to walk, no pass writes it.
-        grad_weight = (torch.empty_like if pulls.numel() else torch.zeros_like)(weight, dtype=high)
+        grad_weight = (empty if pulls.numel() else zeros)(weight, weight.shape, high)
     if full.numel() > 0:
-        own, factor = _contiguous(x, high), _contiguous(weight, high)
+        own, factor = contiguous(x, high), contiguous(weight, high)
         work = batch * cols.indices.shape[0] * terms * heads * width
         given = pulls.contiguous(), own, factor
         run_rows(pull_columns, shape, size, cols, work, *given, grad_x, grad_weight)
@@ -164,14 +165,14 @@ def aggregate_backward(
     )
 
 
-def _sizes(
+def pass_sizes(
     gathered: Tensor,
     form: torch.Size,
     weight: Tensor | None,
     layout: Layout,
     reduce: tuple[str, ...],
     needs: tuple[bool, bool] | None,
-) -> tuple[Reduction, _Sizes]:
+) -> tuple[Reduction, Sizes]:
     """Compile-time and run-time sizes of a pass; ``form``: [B, C, H, D] of one gathered term."""
     batch, columns, heads, width = form
     rows, high = layout.indptr.shape[0] - 1, compute_dtype(gathered)
@@ -181,7 +182,7 @@ def _sizes(
     )  # fmt: skip
     weight_edge = 0 if weight is None else weight.shape[2] * high.itemsize
     batched = weight is not None and weight.shape[0] > 1
-    size = _Sizes(
+    size = Sizes(
         batch=batch,
         rows=rows,
         columns=columns,
@@ -199,5 +200,6 @@ def _sizes(
     return shape, size
 
 
-def _contiguous(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+def contiguous(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A tensor that may be absent, in ``dtype`` and contiguous."""
     return None if tensor is None else tensor.to(dtype).contiguous()

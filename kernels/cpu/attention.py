@@ -9,7 +9,8 @@ from torch import Tensor
 
 from graphattn.kernels.cpu.backward import attention_backward as attention_backward
 from graphattn.kernels.cpu.forward import forward
-from graphattn.kernels.cpu.launch import Launch, address, cut, cut_to, prepare
+from graphattn.kernels.cpu.launch import Launch, address, cut, cut_to, plain_table, prepare
+from graphattn.kernels.cpu.pages import empty
 from graphattn.kernels.cpu.shares import Share, merge_parts, shares
 from graphattn.kernels.layout import Layout
 from graphattn.kernels.score import Results, Score
@@ -32,11 +33,12 @@ def attention_forward(
     float32 logits must stay below 2.3e38. Memory: the outputs, copies of node tensors whose widths
     need padding, and one result for each part of a hub.
     """
+    score = plain_table(score, rows, value is None or return_gated)
     call = prepare(query, key, value, FORWARD_BLOCK, score, return_gated)
     batch, _, heads, width = query.shape
     per_edge = batch, rows.indices.shape[0], heads
-    gated = query.new_empty((*per_edge, width), dtype=call.dtype) if return_gated else None
-    scores = query.new_empty(per_edge, dtype=call.dtype) if value is None else None
+    gated = empty(query, (*per_edge, width), call.dtype) if return_gated else None
+    scores = empty(query, per_edge, call.dtype) if value is None else None
     whole, *hubs = shares(rows)
     made = _forward_share(call, whole, key.shape[1], gated, scores)
     for parts in hubs:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from graphattn.kernels.cpu.backward_columns import backward_columns
 from graphattn.kernels.cpu.backward_rows import backward_rows
-from graphattn.kernels.cpu.launch import Argument, Launch, address, cut, plain, prepare
+from graphattn.kernels.cpu.launch import Argument, Launch, address, cut, plain, plain_table, prepare
+from graphattn.kernels.cpu.pages import empty, zeros
 from graphattn.kernels.cpu.shares import Share, add_parts, shares
 from graphattn.kernels.layout import Layout
 from graphattn.kernels.score import Gradients, Results, Score
@@ -39,6 +40,7 @@ def attention_backward(
     ``finfo.min`` has it where it masks a whole row. Memory: the gradients, two numbers per row and
     head, up to 64 copies of a bias table, and copies of node tensors whose widths need padding.
     """
+    score = plain_table(score, rows, value is None or grads.gated is not None)
     call = prepare(query, key, value, BACKWARD_BLOCK, score, grads.gated is not None)
     pulls = _Pulls.of(call, grads, done)
     edge_grads = _edge_gradients(call, needs)
@@ -166,11 +168,11 @@ def _edge_gradients(call: Launch, needs: tuple[bool, ...]) -> list[Tensor | None
     """Where the row pass writes the gradients of bias [E(, H)], gate and edge features."""
     # Edges that a mask leaves out are not visited, nor is any without a batch entry or a head.
     written = call.score.mask is None and call.query.shape[0] * call.query.shape[2] > 0
-    blank = torch.empty_like if written else torch.zeros_like
+    blank = empty if written else zeros
     wanted = [tensor if need else None for need, tensor in zip(needs, call.edge, strict=True)]
     if call.score.bias_index is not None:
         wanted[0] = None
-    return [None if tensor is None else blank(tensor) for tensor in wanted[:3]]
+    return [None if tensor is None else blank(tensor, tensor.shape) for tensor in wanted[:3]]
 
 
 def _bias_tables(call: Launch, share: Share) -> Tensor | None:
@@ -179,7 +181,7 @@ def _bias_tables(call: Launch, share: Share) -> Tensor | None:
     if call.score.bias_index is None or table is None:
         return None
     most = max(TABLE_BYTES // max(table.numel() * table.element_size(), 1), LEAST_TABLES)
-    return table.new_zeros((max(min(len(share.bounds) - 1, most), 1), *table.shape))
+    return zeros(table, (max(min(len(share.bounds) - 1, most), 1), *table.shape))
 
 
 def _sum_in_order(tables: list[Tensor]) -> Tensor:

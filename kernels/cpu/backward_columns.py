@@ -23,13 +23,14 @@ from graphattn.kernels.cpu.dots import head_table
 from graphattn.kernels.cpu.edges import score_keys, stage_bias, stage_features, stage_per_edge
 from graphattn.kernels.cpu.gradients import add_gated_gradient
 from graphattn.kernels.cpu.memory import as_wide, keep, row_scale, row_zero, scratch
+from graphattn.kernels.cpu.sources import ahead_of
 from graphattn.kernels.cpu.sums import weighted_sum
-from graphattn.kernels.cpu.tables import Ahead, Table, prefetch
+from graphattn.kernels.cpu.tables import Table, prefetch
 from graphattn.kernels.cpu.vector import exp2, load, store, within
 
 
 def _backward_columns(
-    shape, size, first, last, begins, ends, owners, indices, edges, query, key, value, grad_out,
+    shape, size, first, last, source, owners, edges, query, key, value, grad_out,
     grad_scores, stats, grad_key, grad_value, scale, clamp, bias, bias_index, gate, grad_gated,
     edge_attr, edge_query, grad_edge_out, mask, threshold, factor, streams,
 ):  # fmt: skip
@@ -46,7 +47,7 @@ def _backward_columns(
     staged_features = scratch(shape.shared.block_bytes)
     keys_jump, values_jump = size.groups * shape.keys.bytes, size.groups * shape.values.bytes
     features_jump, stats_jump = size.groups * shape.features.bytes, size.groups * shape.stats.bytes
-    ahead = Ahead(indices, size.last)
+    ahead = ahead_of(source)
     stage_slots(shape, slots)
     for part in range(size.batch * size.groups):
         b, group = part // size.groups, part % size.groups
@@ -63,21 +64,22 @@ def _backward_columns(
         if threshold is not None:
             stage_streams(shape, size, b, group, streams, stream_one, stream_two)
         for i in range(first, last):
-            at = (b * size.rows + row_of(owners, i)) * size.groups + group
+            row = row_of(owners, i)
+            at = (b * size.rows + row) * size.groups + group
             to = (b * size.outputs + i) * size.groups + group
             own_key = as_wide(shape.keys, key + at * shape.keys.bytes, widened)
             if value is not None:
                 own_value = as_wide(shape.values, value + at * shape.values.bytes, widened_value)
-            begin, end = row_edges(size, begins, ends, i)
+            begin, end = row_edges(size, source, i)
             row_zero(shape.keys.wide, key_total)
             row_zero(shape.values.wide, value_total)
             for start in range(begin, end, shape.block):
                 block = Block(min(shape.block, end - start), start, rows, ids)
                 if mask is None:
-                    stage(shape, block, indices, edges)
+                    stage(shape, block, source, edges, row)
                 else:
                     block = stage_kept(
-                        shape, size, block, indices, edges, mask, bits, b, group,
+                        shape, size, block, source, edges, row, mask, bits, b, group,
                         grad_gated is not None,
                     )  # fmt: skip
                 if value is not None:

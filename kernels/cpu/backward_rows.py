@@ -33,13 +33,14 @@ from graphattn.kernels.cpu.gradients import (
     save_gate_gradient,
 )
 from graphattn.kernels.cpu.memory import as_wide, keep, row_scale, row_zero, scratch
+from graphattn.kernels.cpu.sources import ahead_of
 from graphattn.kernels.cpu.sums import weighted_sum, weighted_sum_shared
-from graphattn.kernels.cpu.tables import Ahead, Table
+from graphattn.kernels.cpu.tables import Table
 from graphattn.kernels.cpu.vector import exp2, load, replace, store, store_heads, within
 
 
 def _backward_rows(
-    shape, size, first, last, begins, ends, owners, indices, edges, query, key, value, out, lse,
+    shape, size, first, last, source, owners, edges, query, key, value, out, lse,
     grad_out, grad_lse, grad_scores, grad_query, stats, scale, clamp, bias, bias_index, gate,
     grad_gated, edge_attr, edge_query, edge_out, grad_edge_out, mask, threshold, factor, streams,
     grad_gate, grad_edge_attr, grad_edge_query, grad_bias,
@@ -57,7 +58,7 @@ def _backward_rows(
     widened, widened_pull = scratch(shape.keys.wide.bytes), scratch(shape.values.wide.bytes)
     staged_features = scratch(shape.shared.block_bytes)
     keys_jump, values_jump = size.groups * shape.keys.bytes, size.groups * shape.values.bytes
-    ahead = Ahead(indices, size.last)
+    ahead = ahead_of(source)
     stage_slots(shape, slots)
     for part in range(size.batch * size.groups):
         b, group = part // size.groups, part % size.groups
@@ -71,12 +72,13 @@ def _backward_rows(
         if threshold is not None:
             stage_streams(shape, size, b, group, streams, stream_one, stream_two)
         for i in range(first, last):
-            at = (b * size.rows + row_of(owners, i)) * size.groups + group
+            row = row_of(owners, i)
+            at = (b * size.rows + row) * size.groups + group
             to = (b * size.outputs + i) * size.groups + group
             own = as_wide(shape.keys, query + at * shape.keys.bytes, widened)
             pull_at = at * shape.values.bytes
             feature_at, head_at = at * shape.features.bytes, at * shape.head_bytes
-            begin, end = row_edges(size, begins, ends, i)
+            begin, end = row_edges(size, source, i)
             if value is not None:
                 pull = as_wide(shape.values, grad_out + pull_at, widened_pull)
                 delta = dots_row(shape.values, pull, out + pull_at)
@@ -99,10 +101,10 @@ def _backward_rows(
             for start in range(begin, end, shape.block):
                 block = Block(min(shape.block, end - start), start, columns, ids)
                 if mask is None:
-                    stage(shape, block, indices, edges)
+                    stage(shape, block, source, edges, row)
                 else:
                     block = stage_kept(
-                        shape, size, block, indices, edges, mask, bits, b, group,
+                        shape, size, block, source, edges, row, mask, bits, b, group,
                         grad_gated is not None,
                     )  # fmt: skip
                 near = score_keys(
@@ -151,7 +153,7 @@ def _backward_rows(
                         shape.features, feature_total, scores, features, block.count
                     )
                 if grad_bias is not None:
-                    again = b > 0 or (group > 0 and size.bias_head == 0) or bias_index is not None
+                    again = b > 0 or (group > 0 and size.bias_head == 0) or size.table != 0
                     save_bias_gradient(
                         shape, size, block, group, again, slopes, bias_index, grad_bias
                     )

@@ -16,6 +16,7 @@ from graphattn.kernels.cpu.memory import (
     surviving,
     write_integer,
 )
+from graphattn.kernels.cpu.sources import edge_range, stage_neighbours
 from graphattn.kernels.cpu.tables import prefetch
 from graphattn.kernels.cpu.vector import LN_2, LOG2_E, clip, load, store
 
@@ -25,8 +26,8 @@ class Sizes(NamedTuple):
 
     ``heads``, ``key`` and ``feature`` are the unpadded widths of edge tensors; a bias lies at
     ``place * bias_edge + head * bias_head``, where the place is the edge, or what the edge looks
-    up; ``last`` is E - 1. Results have ``outputs`` rows: one per row, or one per part of a hub.
-    Rows of more than ``longest`` edges are left to their parts.
+    up in a ``table``; ``last`` is E - 1. Results have ``outputs`` rows: one per row, or one per
+    part of a hub. Rows of more than ``longest`` edges are left to their parts.
     """
 
     batch: int
@@ -41,6 +42,7 @@ class Sizes(NamedTuple):
     feature: int
     bias_edge: int
     bias_head: int
+    table: int
 
 
 class Block(NamedTuple):
@@ -60,9 +62,9 @@ BLOCK = types.NamedUniTuple(types.int64, 4, Block)
 
 
 @helper(types.UniTuple(types.int64, 2))
-def row_edges(size, begins, ends, i):
+def row_edges(size, source, i):
     """First position and end of a row's edges; none for a hub that is left to its parts."""
-    begin, end = read_integer(begins, i), read_integer(ends, i)
+    begin, end = edge_range(source, i)
     if end - begin > size.longest:
         return begin, begin
     return begin, end
@@ -92,24 +94,19 @@ def repeat_last(shape, block):
 
 
 @helper(types.void)
-def stage(shape, block, indices, edges):
+def stage(shape, block, source, edges, row):
     """Fill the slots of a block; the last edge is repeated up to a whole tree."""
-    for p in range(block.count):
-        write_integer(block.columns, p, read_index(shape.index_bits, indices, block.start + p))
-        if edges is None:
-            write_integer(block.ids, p, block.start + p)
-        else:
-            write_integer(block.ids, p, read_index(shape.edge_bits, edges, block.start + p))
+    stage_neighbours(shape, source, block.columns, block.ids, edges, block.start, block.count, row)
     repeat_last(shape, block)
 
 
 @helper(BLOCK)
-def stage_kept(shape, size, block, indices, edges, mask, bits, b, group, everything):
+def stage_kept(shape, size, block, source, edges, row, mask, bits, b, group, everything):
     """As ``stage``, and the mask's bits; edges without any are left out unless ``everything``."""
     words = (size.heads + 31) // 32
     head = group * shape.heads
     base = b * (size.last + 1) * words + head // 32
-    stage(shape, block, indices, edges)
+    stage(shape, block, source, edges, row)
     count = 0
     for p in range(block.count):
         edge = read_integer(block.ids, p)

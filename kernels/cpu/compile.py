@@ -1,8 +1,11 @@
 """Compiling kernels: Numba's options, and a disk cache that may fail without harm."""
 
+import hashlib
 import inspect
 import pickle
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from numba import njit
@@ -15,13 +18,33 @@ from graphattn.kernels.cpu.vector import named_intrinsic
 # No fastmath: it removes the tests for inf and NaN that masks and empty rows rest on.
 OPTIONS = {"nogil": True, "error_model": "numpy"}
 CACHE_ERRORS = (OSError, EOFError, pickle.UnpicklingError)
+_IMPORT = re.compile(r"^from graphattn\.kernels\.([\w.]+) import", re.MULTILINE)
+_ROOT = Path(__file__).resolve().parents[1]
 
 
-def _numba_type(argument: Any) -> types.Type:
+def made_of(path: Path) -> set[Path]:
+    """A kernel's file and all files of ``graphattn.kernels`` that it imports, directly or not."""
+    found, left = set(), [path]
+    while left:
+        path = left.pop()
+        if path not in found:
+            found.add(path)
+            names = _IMPORT.findall(path.read_text())
+            left += [_ROOT.joinpath(*name.split(".")).with_suffix(".py") for name in names]
+    return found
+
+
+def _version(function: Callable[..., None]) -> str:
+    """Hash of what a kernel is made of; Numba itself looks at the kernel's own file alone."""
+    files = sorted(made_of(Path(inspect.getfile(function)).resolve()))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+
+
+def _numba_type(argument: Any, version: str) -> types.Type:
     if argument is None:
         return types.none
     if isinstance(argument, Shape):
-        return numba_type(argument)
+        return numba_type(argument, version)
     if isinstance(argument, tuple):
         return types.NamedUniTuple(types.int64, len(argument), type(argument))
     return types.float64 if isinstance(argument, float) else types.int64
@@ -35,22 +58,35 @@ def helper(result: types.Type | Callable[..., types.Type]) -> Callable[[Any], An
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        def definition(typingctx: Any, *arguments: types.Type) -> Any:
-            plain = [types.unliteral(argument) for argument in arguments]
-            kind = result if isinstance(result, types.Type) else result(*plain)
-            return kind(*plain), lower
-
-        def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            flags = Flags()
-            flags.error_model = "numpy"
-            flags.forceinline = True
-            made = context.compile_subroutine(builder, function, sig, flags=flags)
-            return context.call_internal(builder, made.fndesc, sig, args)
-
-        names = " ".join(inspect.signature(function).parameters)
-        return named_intrinsic(function.__name__, function.__doc__ or "", names, definition)
+        return choice(result, lambda *arguments: None, {None: function}, function.__doc__ or "")
 
     return decorate
+
+
+def choice(
+    result: types.Type | Callable[..., types.Type],
+    key: Callable[..., Any],
+    functions: dict[Any, Callable[..., Any]],
+    doc: str,
+) -> Any:
+    """As ``helper``, the function being that under ``key`` of the arguments' types."""
+
+    def definition(typingctx: Any, *arguments: types.Type) -> Any:
+        plain = [types.unliteral(argument) for argument in arguments]
+        kind = result if isinstance(result, types.Type) else result(*plain)
+        return kind(*plain), lower
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        flags = Flags()
+        flags.error_model = "numpy"
+        flags.forceinline = True
+        function = functions[key(*sig.args)]
+        made = context.compile_subroutine(builder, function, sig, flags=flags)
+        return context.call_internal(builder, made.fndesc, sig, args)
+
+    first = next(iter(functions.values()))
+    names = " ".join(inspect.signature(first).parameters)
+    return named_intrinsic(first.__name__, doc, names, definition)
 
 
 class Kernel:
@@ -71,7 +107,8 @@ class Kernel:
         key = (arguments[0], tuple(map(type, arguments)))
         entry = self._entries.get(key)
         if entry is None:
-            entry = self._compile(tuple(map(_numba_type, arguments)))
+            version = _version(self.function)
+            entry = self._compile(tuple(_numba_type(a, version) for a in arguments))
             self._entries[key] = entry
         return entry
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from graphattn.kernels.cpu.compile import Kernel, helper
 from graphattn.kernels.cpu.memory import read, read_integer, scratch, write
+from graphattn.kernels.cpu.pages import empty
 from graphattn.kernels.cpu.rows import compute_dtype, edge_id, index_bits, run_rows
 from graphattn.kernels.cpu.shape import VECTOR_BYTES, Shape
 from graphattn.kernels.cpu.vector import (
@@ -146,7 +147,7 @@ def _run(kernel: Kernel, rows: Layout, *inputs: Tensor) -> Tensor:
     like = inputs[0]
     high = compute_dtype(like)
     wide = [tensor.to(high).contiguous() for tensor in inputs]
-    out = like.new_empty(like.shape, dtype=high)
+    out = empty(like, like.shape, high)
     batch, edges, heads = like.shape
     if out.numel() > 0:
         shape = _shape(high == torch.float64, heads, *index_bits(rows))

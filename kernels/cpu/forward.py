@@ -41,8 +41,9 @@ from graphattn.kernels.cpu.memory import (
     scratch,
     write,
 )
+from graphattn.kernels.cpu.sources import ahead_of
 from graphattn.kernels.cpu.sums import weighted_sum_ahead, weighted_sum_shared
-from graphattn.kernels.cpu.tables import Ahead, Table
+from graphattn.kernels.cpu.tables import Table
 from graphattn.kernels.cpu.vector import (
     exp2,
     fold_max,
@@ -81,7 +82,7 @@ def save_lse(shape, top, unit, mass, spare, lse):
 
 
 def _forward(
-    shape, size, first, last, begins, ends, owners, indices, edges, query, key, value, out, lse,
+    shape, size, first, last, source, owners, edges, query, key, value, out, lse,
     logits_out, scale, clamp, bias, bias_index, gate, gated, edge_attr, edge_query, edge_out, mask,
     threshold, factor, streams,
 ):  # fmt: skip
@@ -96,7 +97,7 @@ def _forward(
     widened = scratch(shape.keys.wide.bytes)
     staged_features = scratch(shape.shared.block_bytes)
     keys_jump, values_jump = size.groups * shape.keys.bytes, size.groups * shape.values.bytes
-    ahead = Ahead(indices, size.last)
+    ahead = ahead_of(source)
     lowest = LOWEST_DOUBLE if shape.itemsize == 8 else LOWEST_SINGLE
     stage_slots(shape, slots)
     for part in range(size.batch * size.groups):
@@ -110,10 +111,11 @@ def _forward(
             stage_streams(shape, size, b, group, streams, stream_one, stream_two)
         for i in range(first, last):
             at = (b * size.outputs + i) * size.groups + group
-            own_at = (b * size.rows + row_of(owners, i)) * size.groups + group
+            row = row_of(owners, i)
+            own_at = (b * size.rows + row) * size.groups + group
             own = as_wide(shape.keys, query + own_at * shape.keys.bytes, widened)
             feature_at = at * shape.features.bytes
-            begin, end = row_edges(size, begins, ends, i)
+            begin, end = row_edges(size, source, i)
             top, mass = splat(shape, lowest), splat(shape, 0.0)
             row_zero(shape.values.wide, total)
             if edge_attr is not None:
@@ -121,10 +123,20 @@ def _forward(
             for start in range(begin, end, shape.block):
                 block = Block(min(shape.block, end - start), start, columns, ids)
                 if mask is None:
-                    stage(shape, block, indices, edges)
+                    stage(shape, block, source, edges, row)
                 else:
                     block = stage_kept(
-                        shape, size, block, indices, edges, mask, bits, b, group, gated is not None
+                        shape,
+                        size,
+                        block,
+                        source,
+                        edges,
+                        row,
+                        mask,
+                        bits,
+                        b,
+                        group,
+                        gated is not None,
                     )
                 near = score_keys(
                     shape.keys, size, block, scores, own, keys, ahead, scale, edges, gate, group,

@@ -11,10 +11,13 @@ from torch.nn.functional import pad
 
 from graphattn.kernels.cpu.block import Sizes
 from graphattn.kernels.cpu.compile import Kernel
+from graphattn.kernels.cpu.pages import empty
 from graphattn.kernels.cpu.shape import Shape, head_groups, padded_width
-from graphattn.kernels.cpu.shares import Share
+from graphattn.kernels.cpu.shares import Share as Share
+from graphattn.kernels.cpu.shares import address as address
 from graphattn.kernels.cpu.threads import run_chunks, run_pieces, threads_for
-from graphattn.kernels.score import Score
+from graphattn.kernels.layout import Layout
+from graphattn.kernels.score import Score, is_implied
 
 Argument = int | float | None
 
@@ -22,11 +25,6 @@ Argument = int | float | None
 @cache
 def _with_bits(shape: Shape, index_bits: int, edge_bits: int) -> Shape:
     return replace(shape, index_bits=index_bits, edge_bits=edge_bits)
-
-
-def address(tensor: Tensor | None) -> int | None:
-    """Where a tensor's numbers are; the caller keeps it alive."""
-    return None if tensor is None else tensor.data_ptr()
 
 
 def cut(tensor: Tensor, like: Tensor) -> Tensor:
@@ -69,6 +67,7 @@ class Launch(NamedTuple):
     value: Tensor | None
     score: Score
     widths: tuple[int, int, int]
+    products: bool
 
     def padded(self, tensor: Tensor, width: int, dtype: torch.dtype | None = None) -> Tensor:
         """[B, N, H, D] with zeros up to the padded heads and ``width``."""
@@ -83,7 +82,7 @@ class Launch(NamedTuple):
     def empty(self, nodes: int, *width: int) -> Tensor:
         """Uninitialised [B, nodes, H'], or [B, nodes, H', width]."""
         shape = self.query.shape[0], nodes, self.heads, *width
-        return self.query.new_empty(shape, dtype=self.dtype)
+        return empty(self.query, shape, self.dtype)
 
     @property
     def edge(self) -> tuple[Tensor | None, ...]:
@@ -98,8 +97,20 @@ class Launch(NamedTuple):
 
     @property
     def biases(self) -> tuple[Argument, ...]:
-        """Bias, and the table's index."""
-        return address(self.score.bias), address(self.score.bias_index)
+        """Bias, and the table's index; none where the edges' relative positions are the index."""
+        index = self.score.bias_index
+        return address(self.score.bias), None if is_implied(index) else address(index)
+
+    @property
+    def known_by(self) -> str:
+        """What the edges of a grid are known by in this call; see ``Share.source``."""
+        score = self.score
+        per_edge = any(
+            t is not None for t in (score.bias, score.gate, score.edge_attr, score.streams)
+        )
+        if is_implied(score.bias_index):
+            return "place"
+        return "id" if per_edge or self.value is None or self.products else "position"
 
     @property
     def dropout(self) -> tuple[Argument, ...]:
@@ -128,6 +139,7 @@ class Launch(NamedTuple):
             feature=feature,
             bias_edge=heads if per_head else 1,
             bias_head=bias.shape[1] if bias is not None and table else int(per_head),
+            table=int(table),
         )
 
     def run(
@@ -145,7 +157,7 @@ class Launch(NamedTuple):
         """
         shape = _with_bits(self.shape, *share.bits)
         size = self.sizes(share, columns)
-        fixed = (*share.addresses, *arguments)
+        fixed = (share.source(self.known_by), *share.addresses, *arguments)
         work = size.batch * share.edges * self.heads * (shape.key + shape.value)
         if tables is None:
             entry = kernel.compiled((shape, size, 0, 0, *fixed))
@@ -207,6 +219,7 @@ def prepare(
         value=None if value is None else padded(value, heads, shape.value, stored),
         score=_plain_score(score, heads, shape.feature, dtype),
         widths=(query.shape[2], width, features),
+        products=products,
     )
 
 
@@ -218,6 +231,18 @@ def _shape_for(
     wide = padded_width(key, double), padded_width(value, double), -(-features // 8) * 8
     padded_heads, group = head_groups(heads, *wide, double)
     return Shape(double, group, *wide, 64, 64, block, storage), padded_heads
+
+
+def plain_table(score: Score, rows: Layout, per_edge: bool) -> Score:
+    """The score with the index of a bias table that a grid implies, if the kernels need it.
+
+    They know edges by one number: the place in the table, unless other tensors have one entry per
+    edge (``per_edge``: or results do).
+    """
+    others = (score.gate, score.edge_attr, score.streams, score.mask)
+    if per_edge or any(tensor is not None for tensor in others):
+        return score.spelled_out(rows)
+    return score
 
 
 def _plain_score(score: Score, heads: int, feature: int, dtype: torch.dtype) -> Score:

@@ -113,7 +113,7 @@ def _row_intrinsic(name: str, doc: str, kinds: str, emit: Callable[..., Value]) 
     """
 
     def operation(typingctx: Any, row: ConstantType, *given: types.Type) -> Any:
-        number = _scalar(ConstantType(row.constant.shape))
+        number = _scalar(ConstantType(row.constant.shape, row.version))
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Value:
             e = Emitter(builder, row.constant.shape.double)

@@ -32,12 +32,13 @@ def _emit_pull(
             edge, products = walk.at(position), []
             for piece, x, total in zip(walk.pieces, mine, sums, strict=True):
                 message = walk.message(edge, piece, x) if curved else None
-                pull = _message_gradient(walk, edge.row, planes, piece, message)
+                terms = [walk.gather(b.add(edge.row, plane), piece) for plane in planes]
+                pull = message_gradient(walk, terms, piece, message)
                 total.step(Message(pull, walk.factor(edge, piece), pull))
                 products.append(b.fmul(pull, x) if shape.needs[1] else None)
             if shape.needs[1]:
                 at = b.add(grad_weight, b.mul(edge.id, walk.weight_jump))
-                _add_weights(walk, products, at, again)
+                add_weights(walk, products, at, again)
         for total in sums:
             total.close(None, None)
     for piece, total in zip(walk.pieces, sums, strict=True):
@@ -45,12 +46,12 @@ def _emit_pull(
             walk.store(total.result(), grad_x, piece)
 
 
-def _message_gradient(
-    walk: Walk, row: Value, planes: list[Value], piece: Piece, message: Message | None
+def message_gradient(
+    walk: Walk, terms: list[Value], piece: Piece, message: Message | None
 ) -> Value:
     """add + slope (m - mean) + [m = top] share + [m = bottom] share, from a row's terms."""
     e, b, shape = walk.e, walk.e.builder, walk.shape
-    terms = [walk.gather(b.add(row, plane), piece) for plane in planes]
+    terms = list(terms)
     grad = terms.pop(0) if shape.linear else e.constant(0.0, piece.lanes)
     if message is None:
         return grad
@@ -65,7 +66,7 @@ def _message_gradient(
     return grad
 
 
-def _add_weights(walk: Walk, products: list[Value], at: Value, again: Value) -> None:
+def add_weights(walk: Walk, products: list[Value], at: Value, again: Value) -> None:
     """Sum the products of each head, and set or add to the gradients of its weight."""
     e, b, row = walk.e, walk.e.builder, walk.row
     vectors, width = _per_head(e, row, walk.pieces, products)
@@ -73,7 +74,7 @@ def _add_weights(walk: Walk, products: list[Value], at: Value, again: Value) -> 
     start = 0
     while start < len(vectors):
         number = 1 << ((len(vectors) - start).bit_length() - 1)
-        found = _segment_sums(e, vectors[start : start + number], width)
+        found = segment_sums(e, vectors[start : start + number], width)
         place = start * each * e.itemsize
         old = e.load(at, place, found.type.count)
         added = b.icmp_signed("!=", again, ir.Constant(I64, 0))
@@ -101,7 +102,7 @@ def _per_head(
     return found, pieces[0].lanes
 
 
-def _segment_sums(e: Emitter, vectors: list[Value], width: int) -> Value:
+def segment_sums(e: Emitter, vectors: list[Value], width: int) -> Value:
     """One number per segment of ``width`` lanes of a power of two of vectors, in order."""
     while width > 1:
         width //= 2

@@ -13,7 +13,8 @@ from graphattn.kernels.cpu.shape import ConstantType
 from graphattn.kernels.cpu.walk import WALK, Walk
 
 
-def _emit_reduce(walk: Walk, out: Value, stats: Value, plane: Value) -> None:
+def emit_reduce(walk: Walk, out: Value, stats: Value, plane: Value) -> None:
+    """Write the walk; results and statistics lie ``plane`` bytes apart."""
     e, b = walk.e, walk.e.builder
     states = [(piece, accumulators(e, piece.lanes, walk.shape)) for piece in walk.pieces]
     whole = ir.Constant(I64, 0)
@@ -23,14 +24,14 @@ def _emit_reduce(walk: Walk, out: Value, stats: Value, plane: Value) -> None:
     with walk.blocks() as (start, count):
         first, fresh = walk.at(start), b.icmp_signed("==", start, walk.begin)
         for piece, held in states:
-            message = walk.message(first, piece, walk.gather(first.row, piece))
+            message = walk.message(first, piece, walk.near(first, piece))
             for accumulator in held:
                 accumulator.open(message, fresh)
         with walk.edges_of(start, count) as position:
             walk.fetch(position, [whole])
             edge = walk.at(position)
             for piece, held in states:
-                message = walk.message(edge, piece, walk.gather(edge.row, piece))
+                message = walk.message(edge, piece, walk.near(edge, piece))
                 for accumulator in held:
                     accumulator.step(message)
         before = walk.float_of(b.sub(start, walk.begin))
@@ -84,7 +85,7 @@ def reduce_edges(
         slice_ = row.constant
         if slice_.heads * slice_.width > 0:
             walk = Walk(Emitter(builder, slice_.shape.double), slice_, *args[1:8])
-            _emit_reduce(walk, *args[8:])
+            emit_reduce(walk, *args[8:])
         return context.get_dummy_value()
 
     return types.void(row, *WALK, *[types.int64] * 3), codegen

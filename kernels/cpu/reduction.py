@@ -28,6 +28,11 @@ class Reduction(Shape):
     of the gradients of x and weight a backward kernel makes. ``full_*`` and ``tail_*``: heads and
     width of a slice, and of what is left of a row (0: nothing). ``edge_bits`` 0: edge ids are
     positions.
+
+    Of non-linear messages alone (message.py): ``activation`` and the slope of a leaky one;
+    ``featured``: whether edges have features; ``by_rows``: whether a backward kernel walks the
+    rows, which own the terms of the gradient; ``feature_needs``: whether it makes the gradients
+    of the edge features and of their projection.
     """
 
     reduce: tuple[str, ...]
@@ -37,6 +42,11 @@ class Reduction(Shape):
     full_width: int
     tail_heads: int
     tail_width: int
+    activation: str = ""
+    slope: float = 0.0
+    featured: bool = False
+    by_rows: bool = False
+    feature_needs: tuple[bool, bool] = (False, False)
 
     @property
     def full(self) -> Row:

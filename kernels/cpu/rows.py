@@ -51,15 +51,28 @@ def run_rows(
     layout: Layout,
     work: float,
     *arguments: Tensor | int | None,
+    parts: Tensor | None = None,
 ) -> None:
     """Call ``kernel(shape, size, first, last, indptr, indices, edges, ...)`` over all rows.
 
-    Tensors go in as addresses, None as 0; ``work`` estimates the multiply-adds.
+    Tensors go in as addresses, None as 0; ``work`` estimates the multiply-adds. With ``parts``
+    [chunks, ...] each chunk of rows is a call of its own, whose last argument is its part: sums
+    over rows that are the same for any number of threads.
     """
     arrays = (layout.indptr, layout.indices, layout.edges, *arguments)
     plain = [_plain(array) for array in arrays]
-    entry = kernel.compiled((shape, size, 0, 0, *plain))
     bounds = layout.plan[0].tolist()
+    if parts is not None:
+        places = [part.data_ptr() for part in parts]
+        entry = kernel.compiled((shape, size, 0, 0, *plain, 0))
+
+        def call(first: int, last: int) -> None:
+            for n in range(first, last):
+                entry(shape, size, bounds[n], bounds[n + 1], *plain, places[n])
+
+        run_chunks(call, list(range(len(bounds))), work)
+        return
+    entry = kernel.compiled((shape, size, 0, 0, *plain))
     run_chunks(lambda first, last: entry(shape, size, first, last, *plain), bounds, work)
 
 

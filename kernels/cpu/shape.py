@@ -2,13 +2,12 @@
 
 A ``Shape`` is passed to a kernel as its first argument. All of it lives in the Numba *type*, so
 each shape compiles its own machine code from one Python function, and the disk cache is keyed by
-it. The type also carries a hash of this folder: editing any helper invalidates what is cached.
+it. The type also carries the version of the kernel's sources: editing any helper that a kernel is
+made of invalidates what is cached of that kernel, and of no other.
 """
 
-import hashlib
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from numba.core import types
@@ -23,8 +22,6 @@ from numba.extending import (
     unbox,
 )
 
-_SOURCES = sorted(Path(__file__).parent.glob("*.py"))
-VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()[:16]
 VECTOR_BYTES = 64
 GROUP_BYTES = 1024
 
@@ -144,15 +141,16 @@ class Row:
 class ConstantType(types.Type):
     """Numba type of a value that is all type: a ``Shape`` or a ``Row``."""
 
-    def __init__(self, constant: Shape | Row) -> None:
-        super().__init__(name=f"{constant} {VERSION}")
+    def __init__(self, constant: Shape | Row, version: str) -> None:
+        super().__init__(name=f"{constant} {version}")
         self.constant = constant
+        self.version = version
 
 
 @cache
-def numba_type(shape: Shape) -> ConstantType:
-    """The Numba type that carries a shape."""
-    return ConstantType(shape)
+def numba_type(shape: Shape, version: str) -> ConstantType:
+    """The Numba type that carries a shape into a kernel of this version."""
+    return ConstantType(shape, version)
 
 
 register_model(ConstantType)(models.OpaqueModel)
@@ -164,7 +162,9 @@ class _ConstantAttributes(AttributeTemplate):
 
     def generic_resolve(self, typ: ConstantType, attr: str) -> types.Type:
         found = getattr(typ.constant, attr)
-        return ConstantType(found) if isinstance(found, (Row, Shape)) else types.literal(found)
+        if isinstance(found, (Row, Shape)):
+            return ConstantType(found, typ.version)
+        return types.literal(found)
 
 
 @lower_getattr_generic(ConstantType)
@@ -177,7 +177,8 @@ def _lower_attribute(context: Any, builder: Any, typ: ConstantType, value: Any, 
 
 @typeof_impl.register(Shape)
 def _typeof_shape(value: Shape, context: Any) -> ConstantType:
-    return numba_type(value)
+    # Only for functions that are compiled without Kernel, and so without a cache on disk.
+    return numba_type(value, "")
 
 
 @unbox(ConstantType)

@@ -5,7 +5,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from graphattn.kernels.cpu.sources import Csr, Grid, GridColumns, GridPlaces
+from graphattn.kernels.grid import SLOPE
 from graphattn.kernels.layout import Layout, longest_row
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Where a tensor's numbers are; the caller keeps it alive."""
+    return None if tensor is None else tensor.data_ptr()
 
 
 class Share(NamedTuple):
@@ -13,12 +20,13 @@ class Share(NamedTuple):
 
     ``outputs`` results, one for each ``row`` of the layout, or one for each part of a hub; the
     kernel leaves rows of more than ``longest`` edges empty. ``bounds`` cut the outputs into ranges
-    of about equal work. ``addresses``: first and last edge of each output, the row that it belongs
-    to, columns, edge ids.
+    of about equal work. ``begins`` and ``ends``: addresses of the first and last edge of each
+    output; 0 where a grid's tables tell.
     """
 
     layout: Layout
-    addresses: tuple[int | None, ...]
+    begins: int
+    ends: int
     outputs: int
     longest: int
     bounds: list[int]
@@ -35,6 +43,29 @@ class Share(NamedTuple):
         return self.layout.indices.shape[0]
 
     @property
+    def addresses(self) -> tuple[int | None, ...]:
+        """Addresses of the row that each output belongs to, and of the edge ids."""
+        edges = self.layout.edges
+        written = self.layout.tables is None and edges.shape[0] > 0
+        return address(self.owners), address(edges) if written else None
+
+    def source(self, known_by: str) -> Csr | Grid | GridPlaces | GridColumns:
+        """Where the kernels find the neighbours.
+
+        ``known_by``: what edges of a grid are known by, ``"position"``, ``"place"`` in a table of
+        relative positions, or ``"id"``, which by rows is the position.
+        """
+        tables, ends = self.layout.tables, (self.begins, self.ends)
+        if tables is None:
+            return Csr(self.layout.indices.data_ptr(), self.edges - 1, *ends)
+        own = tables[0].data_ptr()
+        if known_by == "place":
+            return GridPlaces(own, *ends)
+        if known_by == "id" and int(tables[0, 0, SLOPE]) < 0:
+            return GridColumns(own, *ends, tables[1].data_ptr())
+        return Grid(own, *ends)
+
+    @property
     def bits(self) -> tuple[int, int]:
         """Bits of a column index and of an edge id."""
         return 8 * self.layout.indices.element_size(), 8 * self.layout.edges.element_size()
@@ -49,10 +80,11 @@ def shares(layout: Layout) -> list[Share]:
     """All rows; then the parts of hubs, where there are any."""
     chunks, parts = layout.plan
     indptr, edges, count = layout.indptr.data_ptr(), layout.indices.shape[0], parts.shape[1]
-    graph = layout.indices.data_ptr(), layout.edges.data_ptr() if layout.edges.shape[0] else None
+    grid = layout.tables is not None
     whole = Share(
         layout=layout,
-        addresses=(indptr, indptr + 8, None, *graph),
+        begins=0 if grid else indptr,
+        ends=0 if grid else indptr + 8,
         outputs=layout.indptr.shape[0] - 1,
         longest=longest_row(edges),
         bounds=chunks.tolist(),
@@ -61,7 +93,8 @@ def shares(layout: Layout) -> list[Share]:
         return [whole]
     cut = Share(
         layout=layout,
-        addresses=(*(field.data_ptr() for field in parts), *graph),
+        begins=parts[0].data_ptr(),
+        ends=parts[1].data_ptr(),
         outputs=count,
         longest=edges,
         bounds=list(range(count + 1)),

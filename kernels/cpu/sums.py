@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 
 from graphattn.kernels.cpu.emitter import I64, Emitter, Value
 from graphattn.kernels.cpu.shape import ConstantType, Row
-from graphattn.kernels.cpu.tables import AHEAD, TABLE, prefetch_bytes, row_ahead, table_rows
+from graphattn.kernels.cpu.tables import TABLE, prefetch_bytes, row_ahead, table_rows
 from graphattn.kernels.cpu.vector import named_intrinsic
 
 SLICE_BYTES = 256
@@ -108,13 +108,19 @@ def weighted_sum_ahead(
     ahead: types.Type,
     start: types.Type,
 ) -> Any:
-    """As weighted_sum, prefetching rows by flat edge position; the block begins at ``start``."""
+    """As weighted_sum, prefetching rows by flat edge position; the block begins at ``start``.
+
+    Nothing is prefetched where ``ahead`` is None.
+    """
+    blind = ahead == types.none
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Value:
         e = Emitter(builder, row.constant.shape.double)
         _, total, weights, table, count, ahead, start = args
 
         def row_at(p: Value, first: int, end: int) -> Value:
+            if blind:
+                return table_rows(e, table, p, 1)[0]
             later = row_ahead(e, row.constant.shape, table, ahead, builder.add(start, p))
             size = row.constant.itemsize
             prefetch_bytes(e, later, first * size, end * size)
@@ -124,4 +130,4 @@ def weighted_sum_ahead(
         return context.get_dummy_value()
 
     number = types.int64
-    return types.void(row, number, number, TABLE, number, AHEAD, number), codegen
+    return types.void(row, number, number, TABLE, number, ahead, number), codegen

@@ -77,17 +77,20 @@ def prefetch_bytes(e: Emitter, address: Value, start: int, end: int) -> None:
 def prefetch(
     typingctx: Any, row: ConstantType, table: types.Type, ahead: types.Type, position: types.Type
 ) -> Any:
-    """Ask for the rows that one tree of edges, some way past ``position``, will read."""
+    """Ask for the rows that one tree of edges, some way past ``position``, will read.
+
+    Nothing where ``ahead`` is None.
+    """
     shape = row.constant.shape
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Value:
         e = Emitter(builder, shape.double)
-        for u in range(shape.tree):
+        for u in range(0 if ahead == types.none else shape.tree):
             address = row_ahead(e, shape, args[1], args[2], e.add(args[3], u))
             prefetch_bytes(e, address, 0, row.constant.bytes)
         return context.get_dummy_value()
 
-    return types.void(row, TABLE, AHEAD, types.int64), codegen
+    return types.void(row, TABLE, ahead, types.int64), codegen
 
 
 @intrinsic

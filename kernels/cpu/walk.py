@@ -64,6 +64,10 @@ class Walk:
             return None
         return head_weights(self.e, self.row, edge.weights, piece.start, piece.lanes)
 
+    def near(self, edge: Edge, piece: Piece) -> Value:
+        """What an edge brings along before its weight: its column's numbers."""
+        return self.gather(edge.row, piece)
+
     def gather(self, base: Value, piece: Piece) -> Value:
         """A piece of the slice of a gathered row, widened from how it is stored."""
         return self.e.load_stored(self.row.storage, base, piece.start, piece.lanes)

@@ -31,24 +31,32 @@ def aggregate_forward(
     [len(reduce), B, R, H, D] in x's dtype, and ``stats``. Empty rows give 0.
     """
     high = accumulate_dtype(x)
-    edges, count = edge_list(rows), _count(rows, high)
+    edges = edge_list(rows)
     message = x.to(high)[:, edges.col]
     if weight is not None:
         message = weight.to(high)[:, edges.id, :, None] * message
+    return reduce_messages(message, edges.row, rows, reduce, x.dtype)
+
+
+def reduce_messages(
+    message: Tensor, row: Tensor, rows: Layout, reduce: tuple[str, ...], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Reductions in ``dtype`` and statistics of messages [B, E, H, D] in CSR order."""
+    high, count = message.dtype, _count(rows, message.dtype)
     found: dict[str, Tensor] = {}
     saved: list[Tensor] = []
     if {"sum", "mean"} & set(reduce):
-        found["sum"] = row_sum(message, edges.row, count.shape[0])
+        found["sum"] = row_sum(message, row, count.shape[0])
         found["mean"] = found["sum"] / count
     if {"var", "std"} & set(reduce):
-        mean, variance = _moments(message, edges.row, count)
+        mean, variance = _moments(message, row, count)
         found["var"], found["std"] = variance, _deviation(variance)
         saved += [mean, variance]
     for name, how in (("max", "amax"), ("min", "amin")):
         if name in reduce:
-            found[name], ties = _extreme(message, edges.row, count, how)
+            found[name], ties = _extreme(message, row, count, how)
             saved += [found[name], ties]
-    out = torch.stack([found[name] for name in reduce]).to(x.dtype)
+    out = torch.stack([found[name] for name in reduce]).to(dtype)
     stats = torch.stack(saved).detach() if saved else out.new_empty((0, *out.shape[1:]), dtype=high)
     return out, stats
 
@@ -100,7 +108,7 @@ def aggregate_backward(
     own = None if x is None else x.to(high)[:, edges.row]
     factor = None if weight is None else weight.to(high)[:, edges.id, :, None]
     message = own if factor is None else factor * own
-    pull = _message_gradient(pulls.to(high)[:, edges.col], message, reduce)
+    pull = message_gradient(pulls.to(high)[:, edges.col], message, reduce)
     grad_x = grad_weight = None
     if needs[0]:
         num_rows = cols.indptr.shape[0] - 1
@@ -111,7 +119,8 @@ def aggregate_backward(
     return grad_x, grad_weight
 
 
-def _message_gradient(pull: Tensor, message: Tensor | None, reduce: tuple[str, ...]) -> Tensor:
+def message_gradient(pull: Tensor, message: Tensor | None, reduce: tuple[str, ...]) -> Tensor:
+    """Gradient of every message [B, E, H, D] from its row's terms [B, E, T, H, D]."""
     terms, grad = list(pull.unbind(2)), torch.zeros_like(pull[:, :, 0])
     if {"sum", "mean"} & set(reduce):
         grad = grad + terms.pop(0)

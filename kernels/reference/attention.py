@@ -75,7 +75,7 @@ def attention_forward(
     query [B, R, H, Dk], key [B, C, H, Dk], value [B, C, H, Dv]; see ``Results``.
     """
     high = accumulate_dtype(query)
-    edges = edge_list(rows)
+    edges, score = edge_list(rows), score.spelled_out(rows)
     wide = {name: getattr(score, name) for name in ("bias", "gate", "edge_attr", "edge_query")}
     score = score._replace(**{name: t if t is None else t.to(high) for name, t in wide.items()})
     logit, gated = edge_scores(query.to(high), key.to(high), edges, score)

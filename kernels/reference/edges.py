@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from graphattn.kernels.grid import spell_out
 from graphattn.kernels.layout import Layout
 
 
@@ -17,7 +18,10 @@ class Edges(NamedTuple):
 
 
 def edge_list(rows: Layout) -> Edges:
-    """Spell out a layout as an edge list."""
+    """Spell out a layout by rows as an edge list."""
+    if rows.tables is not None:
+        indptr, columns, _ = spell_out(rows.tables[0])
+        rows = Layout(indptr, columns, indptr.new_empty(0), ())
     count = rows.indices.shape[0]
     nodes = torch.arange(rows.indptr.shape[0] - 1, device=rows.indptr.device)
     row = torch.repeat_interleave(nodes, rows.indptr.diff(), output_size=count)

@@ -1,5 +1,6 @@
 """Compilation: disk cache across processes, unwritable folders, invalidation, fork, threads."""
 
+import ast
 import multiprocessing
 import os
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from graphattn.kernels.cpu import shape as shape_module
+from graphattn.kernels.cpu import compile as compile_module
 from graphattn.kernels.cpu import threads
 from graphattn.kernels.cpu.attention import attention_forward
 from graphattn.kernels.layout import Layout
@@ -90,13 +91,29 @@ def test_unwritable_cache_folders(tmp_path: Path) -> None:
     run_python(textwrap.dedent(nowhere) + textwrap.dedent(CALL), blocker / "cache")
 
 
-def test_version_covers_every_file() -> None:
-    folder = Path(shape_module.__file__).parent
-    assert {p.name for p in shape_module._SOURCES} == {p.name for p in folder.glob("*.py")}
-    assert (
-        shape_module.VERSION
-        in shape_module.numba_type(shape_module.Shape(False, 1, 16, 16, 0, 32, 64, 16)).name
-    )
+def imported(path: Path) -> set[Path]:
+    """Files of the kernels that a file imports in whatever form Python knows."""
+    root, names = Path(compile_module.__file__).resolve().parents[1], []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    parts = [name.split(".")[2:] for name in names if name.startswith("graphattn.kernels.")]
+    found = {root.joinpath(*part).with_suffix(".py") for part in parts}
+    return {path for path in found if path.exists()}
+
+
+def test_version_covers_every_imported_file() -> None:
+    folder = Path(compile_module.__file__).resolve().parent
+    for path in folder.glob("*.py"):
+        expected, left = set(), {path}
+        while left:
+            expected |= left
+            left = set().union(*map(imported, left)) - expected
+        assert compile_module.made_of(path) == expected, path.name
+    assert folder / "emitter.py" in compile_module.made_of(folder / "forward.py")
+    assert folder / "threads.py" not in compile_module.made_of(folder / "forward.py")
 
 
 def _child(results: "multiprocessing.Queue[bool]") -> None:

@@ -1,0 +1,143 @@
+"""SINCConv: messages that know the whole neighbourhood (SINC-GCN), and SIR-GCN without it."""
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from graphattn.graph import CSRGraph, as_graph
+from graphattn.kernels.reference.message import ACTIVATIONS
+from graphattn.nn.blocks import check_nodes, reset
+from graphattn.ops import aggregate, message_aggregate
+
+REDUCTIONS = ("sum", "mean", "sym", "max")
+
+
+class SINCConv(nn.Module):
+    r"""Reduce :math:`\varphi` of the node's, the neighbour's and the neighbourhood's part.
+
+    .. math::
+        c_u = \bigotimes_{w \in N(u)} h_w, \qquad
+        h'_u = W_R \bigoplus_{v \in N(u)} \varphi(W_Q h_u + b_Q + W_N c_u + W_K h_v) + b_R
+
+    Both reductions are ``"sum"``, ``"mean"``, ``"max"`` or ``"sym"``, a sum weighted by
+    :math:`(\deg_{out}(v) \deg_{in}(u))^{-1/2}`. With ``"max"`` the outer map :math:`W_R x + b_R`
+    stays inside the maximum and is computed for every edge. A node without neighbours has
+    :math:`h'_u = b_R` (0 for ``"max"``).
+
+    Args:
+        in_channels: Width of ``h``.
+        hidden_channels: Width of the messages.
+        out_channels: Width of the output.
+        activation: phi: a name that :func:`graphattn.message_aggregate` knows.
+        slope: Of ``"leaky_relu"``.
+        aggr: The outer reduction of messages.
+        context: The inner reduction of features; ``None`` is SIR-GCN, without :math:`W_N`.
+        dropout: Of each of the three projections, in training.
+        impl: Implementation of the kernels (see :func:`graphattn.attention`).
+
+    Memory O(N hidden + E); with ``aggr="max"`` also O(E hidden) and as much work per edge as a
+    linear map. Papers: Lim, 2025, https://arxiv.org/abs/2511.11046 (SINC-GCN) and 2024,
+    https://arxiv.org/abs/2403.12529 (SIR-GCN).
+
+    Example:
+        >>> conv = SINCConv(16, 8, 4)
+        >>> conv(torch.randn(3, 16), torch.tensor([[0, 1], [1, 2]])).shape
+        torch.Size([3, 4])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        *,
+        activation: str = "leaky_relu",
+        slope: float = 0.2,
+        aggr: str = "mean",
+        context: str | None = "sym",
+        dropout: float = 0.0,
+        impl: str = "auto",
+    ) -> None:
+        super().__init__()
+        for name, value, known in (
+            ("aggr", aggr, REDUCTIONS),
+            ("context", context, (*REDUCTIONS, None)),
+            ("activation", activation, tuple(ACTIVATIONS)),
+        ):
+            if value not in known:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(map(str, known))}, got {value!r}"
+                )
+        self.activation, self.slope = activation, slope
+        self.aggr, self.context, self.dropout, self.impl = aggr, context, dropout, impl
+        self.lin_query = nn.Linear(in_channels, hidden_channels)
+        self.lin_key = nn.Linear(in_channels, hidden_channels, bias=False)
+        self.lin_context = None
+        if context is not None:
+            self.lin_context = nn.Linear(in_channels, hidden_channels, bias=False)
+        self.lin_out = nn.Linear(hidden_channels, out_channels)
+
+    def reset_parameters(self) -> None:
+        """Draw new initial values for every part."""
+        reset(self)
+
+    def forward(self, x: Tensor, edge_index: Any) -> Tensor:
+        """Run the layer.
+
+        Args:
+            x: Node features ``[N, in_channels]``.
+            edge_index: Anything that :func:`graphattn.as_graph` takes; no self-loops are added.
+
+        Returns:
+            ``[N, out_channels]``.
+        """
+        check_nodes(x)
+        graph = as_graph(edge_index, x.shape[0])
+        own = F.dropout(self.lin_query(x), self.dropout, self.training)
+        near = F.dropout(self.lin_key(x), self.dropout, self.training)
+        if self.lin_context is not None:
+            found = self.lin_context(self._neighbourhood(x, graph))
+            own = own + F.dropout(found, self.dropout, self.training)
+        if self.aggr == "max":
+            return self._largest(own, near, graph)
+        return cast(Tensor, self.lin_out(self._reduce(own, near, graph)))
+
+    def _neighbourhood(self, x: Tensor, graph: CSRGraph) -> Tensor:
+        options: dict[str, Any] = {"heads": False, "impl": self.impl}
+        if self.context != "sym":
+            return cast(Tensor, aggregate(x, graph, reduce=str(self.context), **options))
+        source, target = _root_degrees(graph, x.dtype)
+        return cast(Tensor, aggregate(x * source[:, None], graph, **options) * target[:, None])
+
+    def _reduce(self, own: Tensor, near: Tensor, graph: CSRGraph) -> Tensor:
+        options: dict[str, Any] = {"activation": self.activation, "slope": self.slope}
+        options |= {"heads": False, "impl": self.impl}
+        if self.aggr != "sym":
+            return cast(Tensor, message_aggregate(own, near, graph, reduce=self.aggr, **options))
+        source, target = _root_degrees(graph, own.dtype)
+        weight = source[graph.edge_index()[0]]
+        return cast(
+            Tensor, message_aggregate(own, near, graph, weight, **options) * target[:, None]
+        )
+
+    def _largest(self, own: Tensor, near: Tensor, graph: CSRGraph) -> Tensor:
+        """Maximum of W_R phi + b_R, edge by edge."""
+        position = torch.arange(graph.num_edges, device=own.device)
+        apart = CSRGraph._trusted(graph.indptr, position, graph.num_edges, None)
+        before = own[graph.row_index()] + near[graph.indices]
+        message = self.lin_out(ACTIVATIONS[self.activation](before, self.slope))
+        return aggregate(message, apart, reduce="max", heads=False, impl=self.impl)
+
+    def __repr__(self) -> str:
+        sizes = f"{self.lin_query.in_features}, {self.lin_query.out_features}"
+        options = f"aggr={self.aggr!r}, context={self.context!r}"
+        return f"{type(self).__name__}({sizes}, {self.lin_out.out_features}, {options})"
+
+
+def _root_degrees(graph: CSRGraph, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """deg^-1/2 of the sources (out-degree) and of the targets (in-degree), degrees at least 1."""
+    sides = (graph.t().degree(), graph.degree())
+    source, target = (d.clamp(min=1).to(dtype).rsqrt() for d in sides)
+    return source, target

@@ -1,0 +1,197 @@
+"""Schema, fake kernels and derivative of additive scores.
+
+No kernels of their own: a score is the gradient that a sum of messages gives the weight of an
+edge (see kernels/reference/message.py), and its gradients are those of messages that the score's
+gradient weighs.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from graphattn.kernels.reference import message as reference
+from graphattn.kernels.reference.edges import accumulate_dtype
+from graphattn.ops.fused import direct, filled, kernels, unflatten
+
+
+class _Terms(NamedTuple):
+    """What scores are made of: query [B, R, H, D], key [B, C, H, D], att [H, D], edge features."""
+
+    query: Tensor
+    key: Tensor
+    att: Tensor
+    edge_attr: Tensor | None
+    edge_proj: Tensor | None
+
+    def pulls(self) -> Tensor:
+        """``att`` as what every row hands its edges, [B, R, 1, H, D]."""
+        high = accumulate_dtype(self.query)
+        batch, num_rows, *form = self.query.shape
+        return self.att.to(high).expand(batch, num_rows, 1, *form)
+
+    def contiguous(self) -> "_Terms":
+        """The same numbers, contiguous."""
+        attr, proj = (t if t is None else t.contiguous() for t in self[3:])
+        return _Terms(self.query.contiguous(), self.key.contiguous(), self.att, attr, proj)
+
+
+def scores_of_edges(
+    query: Tensor,
+    key: Tensor,
+    att: Tensor,
+    edge_attr: Tensor | None,
+    edge_proj: Tensor | None,
+    rows: Sequence[Tensor],
+    cols: Sequence[Tensor],
+    activation: str,
+    slope: float,
+    impl: str,
+) -> Tensor:
+    terms = _Terms(query, key, att, edge_attr, edge_proj).contiguous()
+    shape = query.shape[0], rows[1].shape[0], query.shape[2]
+    layout, nothing = unflatten(rows), query.new_zeros(shape, dtype=accumulate_dtype(query))
+    found: Tensor = kernels(impl, "message").message_backward(
+        terms.pulls(), terms.query, terms.key, nothing, edge_attr, edge_proj, layout, layout,
+        activation=activation, slope=slope, reduce=("sum",),
+        needs=(False, False, True, False, False),
+    )[2]  # fmt: skip
+    return found
+
+
+def pull_scores(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    att: Tensor,
+    edge_attr: Tensor | None,
+    edge_proj: Tensor | None,
+    rows: Sequence[Tensor],
+    cols: Sequence[Tensor],
+    activation: str,
+    slope: float,
+    impl: str,
+    needs: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    terms, module = (
+        _Terms(query, key, att, edge_attr, edge_proj).contiguous(),
+        kernels(impl, "message"),
+    )
+    options: dict[str, Any] = {"activation": activation, "slope": slope, "reduce": ("sum",)}
+    given = terms.query, terms.key, grad.contiguous(), terms.edge_attr, terms.edge_proj
+    grad_query, grad_key, _, grad_attr, grad_proj = module.message_backward(
+        terms.pulls(), *given, unflatten(rows), unflatten(cols), **options,
+        needs=(needs[0], needs[1], False, needs[3], needs[4]),
+    )  # fmt: skip
+    grad_att = None
+    if needs[2]:
+        out, _ = module.message_forward(*given, unflatten(rows), **options)
+        grad_att = out[0].to(accumulate_dtype(out)).sum((0, 1)).to(att.dtype)
+    return grad_query, grad_key, grad_att, grad_attr, grad_proj  # type: ignore[return-value]
+
+
+scores_op = torch.library.custom_op("graphattn::additive_scores", scores_of_edges, mutates_args=())
+scores_backward_op = torch.library.custom_op(
+    "graphattn::additive_scores_backward", filled(pull_scores), mutates_args=()
+)
+_pull_directly = direct(scores_backward_op, pull_scores)
+
+
+@scores_op.register_fake
+def _(
+    query: Tensor,
+    key: Tensor,
+    att: Tensor,
+    edge_attr: Tensor | None,
+    edge_proj: Tensor | None,
+    rows: Sequence[Tensor],
+    cols: Sequence[Tensor],
+    activation: str,
+    slope: float,
+    impl: str,
+) -> Tensor:
+    shape = query.shape[0], rows[1].shape[0], query.shape[2]
+    return query.new_empty(shape, dtype=accumulate_dtype(query))
+
+
+@scores_backward_op.register_fake
+def _(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    att: Tensor,
+    edge_attr: Tensor | None,
+    edge_proj: Tensor | None,
+    rows: Sequence[Tensor],
+    cols: Sequence[Tensor],
+    activation: str,
+    slope: float,
+    impl: str,
+    needs: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    a, b, c, d, e = like((query, key, att, edge_attr, edge_proj), needs)
+    return a, b, c, d, e
+
+
+def like(given: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor]:
+    """Empty gradients; of size 0 where none is needed."""
+    first = next(t for t in given if t is not None)
+    return [
+        first.new_empty(0)
+        if t is None or not need
+        else torch.empty_like(t, memory_format=torch.contiguous_format)
+        for t, need in zip(given, needs, strict=True)
+    ]
+
+
+def _save_scores(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    save(ctx, inputs, 5, ())
+
+
+def _backward_scores(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    given, _, rows, cols, options = saved(ctx, 0)
+    needs = [bool(n) for n in ctx.needs_input_grad[:5]]
+    if torch.is_grad_enabled():
+        layout, (activation, slope, _) = unflatten(rows), options
+        five: tuple[Any, Any, Any, Any, Any] = tuple(given)
+        repeated = reference.additive_scores(*five, layout, activation=activation, slope=slope)
+        found = again([repeated], [grad], given, needs)
+    else:
+        found = _pull_directly(grad, *given, rows, cols, *options, needs)
+    return *needed(found, needs), [None] * len(rows), [None] * len(cols), *[None] * 3
+
+
+score_edges = direct(scores_op, scores_of_edges, _save_scores, _backward_scores)
+
+
+def save(ctx: Any, inputs: tuple[Any, ...], count: int, output: tuple[Tensor, ...]) -> None:
+    """Keep the first ``count`` inputs, the results and the layouts; the rest are options."""
+    given, (rows, cols, *options) = inputs[:count], inputs[count:]
+    ctx.there = [t is not None for t in given]
+    ctx.sizes, ctx.options = (len(rows), len(cols)), options
+    ctx.save_for_backward(*output, *rows, *cols, *(t for t in given if t is not None))
+
+
+def saved(ctx: Any, results: int) -> tuple[Any, ...]:
+    num_rows, num_cols = ctx.sizes
+    done, rest = ctx.saved_tensors[:results], ctx.saved_tensors[results:]
+    kept = iter(rest[num_rows + num_cols :])
+    given = [next(kept) if there else None for there in ctx.there]
+    return given, done, rest[:num_rows], rest[num_rows:][:num_cols], ctx.options
+
+
+def again(
+    outs: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    given: Sequence[Tensor | None],
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """First derivative through the reference, so that it can be differentiated again."""
+    wanted = [t for t, need in zip(given, needs, strict=True) if need and t is not None]
+    found = iter(torch.autograd.grad(outs, wanted, grads, create_graph=True, allow_unused=True))
+    return [next(found) if need else None for need in needs]
+
+
+def needed(found: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor | None]:
+    return [g if need else None for g, need in zip(found, needs, strict=True)]
