@@ -21,7 +21,7 @@ from graphattn.models import GraphTransformer
 from graphattn.sampling import NeighborLoader, open_store
 
 NODES, EDGES, FEATURES, CLASSES, STEPS = 20_000_000, 300_000_000, 128, 40, 200
-BLOCK = 1 << 22
+BLOCK, SEEDS = 1 << 22, 512
 
 
 class _Rows:
@@ -62,8 +62,8 @@ def train(folder: Path) -> dict[str, float]:
     features, topology = open_store(folder)
     nodes = topology.graph.num_rows
     loader = NeighborLoader(
-        (features, topology), [10, 5], input_nodes=torch.randperm(nodes)[: STEPS * 1024],
-        batch_size=1024, num_workers=1,
+        (features, topology), [10, 5], input_nodes=torch.randint(nodes, (STEPS * SEEDS,)),
+        batch_size=SEEDS, num_workers=1,
     )  # fmt: skip
     model = GraphTransformer(FEATURES, 64, CLASSES, 2, heads=4, variant="gt-sep")
     optimizer = torch.optim.Adam(model.parameters())

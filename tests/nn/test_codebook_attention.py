@@ -1,10 +1,13 @@
 """CodebookAttention against attention over all nodes, and its statistics against their formula."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import graphattn as ga
 from graphattn.nn import CodebookAttention, TokenTransformer
 
 
@@ -152,3 +155,33 @@ def test_token_transformer_is_its_formula() -> None:
     alpha = torch.softmax(layer.lin_read(pairs), 1)
     want = z[:, 0] + (alpha * z[:, 1:]).sum(1)
     torch.testing.assert_close(layer(features, tokens), want)
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", ["musae/github", "attributed/blogcatalog"])
+def test_codes_live_on_real_features(name: str, data_root: Path) -> None:
+    """One epoch of batches of training nodes, 1024 codes, features through a random MLP."""
+    folder, _, data = name.partition("/")
+    dataset = ga.load_dataset(data, data_root / folder, download=False)
+    x, train = dataset.data.x.float(), dataset.splits[0]["train"]
+    mlp = torch.nn.Sequential(
+        torch.nn.Linear(x.shape[1], 128), torch.nn.BatchNorm1d(128), torch.nn.ReLU(),
+        torch.nn.Linear(128, 64),
+    )  # fmt: skip
+    with torch.no_grad():
+        mlp(x[:4096])
+        u = mlp.eval()(x)
+    used = {}
+    for legacy in (False, True):
+        layer = CodebookAttention(
+            64, 0, head_dim=8, heads=1, num_nodes=len(x), num_codes=1024, legacy_init=legacy
+        )
+        if not legacy:
+            layer.start(u[torch.randperm(len(x))[:8192]])
+        for nodes in torch.split(train[torch.randperm(len(train))], 1024):
+            layer(u[nodes], None, nodes)
+        layer.assign(u, None, torch.arange(len(x)))
+        used[legacy] = layer.used()
+    assert used[False] > 0.9 * 1024
+    assert used[True] < 0.1 * 1024
