@@ -1,4 +1,4 @@
-"""The command ``graphattn``: train, evaluate, protocol, info.
+"""The command ``graphattn``: train, evaluate, protocol, partition, info.
 
 Torch, PyG and Numba are imported by the commands that need them, not for ``--help``.
 """
@@ -21,6 +21,7 @@ commands:
                     the generated minesweeper graph (two minutes on two cores, no download)
   evaluate RUN      compute the scores of a finished run anew
   protocol [NAME]   run seeds or fixed splits and print the leaderboard's row
+  partition [NAME]  write a data set as a store on disk (--out FOLDER), for graphs beyond memory
   info [NAME]       sizes, degrees, homophily, splits, and the memory that training needs
 
 graphattn COMMAND NAME --model MODEL --help lists the settings with their defaults. Settings
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     commands = {"train": train, "evaluate": evaluate, "protocol": protocol, "info": info}
+    commands["partition"] = partition
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if argv else 2
@@ -107,19 +109,32 @@ def train(argv: list[str]) -> int:
     from graphattn.training import recorder
     from graphattn.training.run import Interrupted, train_run
 
+    several, first = _ranks()
+    if several and not (own.resume or own.out):
+        raise UsageError("several processes need one run folder; give --out FOLDER")
     if own.resume:
         folder = Path(own.resume)
+    elif not first:
+        folder = Path(own.out)
     else:
         folder = recorder.new_folder(own.out, config.data.name, config.model.name)
     try:
         result = train_run(config, folder, resume=bool(own.resume))
     except Interrupted as stop:
         print(f"stopped; continue with: graphattn train --resume {folder}", file=sys.stderr)
-        _write_curves(folder)
+        if first:
+            _write_curves(folder)
         return 128 + stop.number
-    _print_result(result, folder)
-    _write_curves(folder)
+    if first:
+        _print_result(result, folder)
+        _write_curves(folder)
     return 0
+
+
+def _ranks() -> tuple[bool, bool]:
+    """Whether torchrun started several processes, and whether this is the first."""
+    environment = os.environ
+    return int(environment.get("WORLD_SIZE", "1")) > 1, environment.get("RANK", "0") == "0"
 
 
 def _write_curves(folder: Path) -> None:
@@ -168,6 +183,8 @@ def protocol(argv: list[str]) -> int:
         _option("--out", str | None, None, "Folder; the same settings find theirs again."),
         _option("--external_data", bool, False, "Whether data from elsewhere were used."),
     )
+    if _ranks()[0]:
+        raise UsageError("a protocol runs in one process; use torchrun with graphattn train")
     from graphattn.training.protocol import remarks, row, run_protocol
     from graphattn.training.run import Interrupted
 
@@ -184,6 +201,30 @@ def protocol(argv: list[str]) -> int:
     for name, value in remarks(content["summary"]).items():
         print(f"{name:<14} {value}")
     print(f"\nresults in {content['folder']}/results.json", file=sys.stderr)
+    return 0
+
+
+def partition(argv: list[str]) -> int:
+    """``graphattn partition [NAME] --out FOLDER [--dtype fp16] [--parts P] [settings]``."""
+    config, own = _parse(
+        "partition",
+        argv,
+        _option("--out", str | None, None, "Folder of the store; the same command resumes."),
+        _option("--dtype", str | None, None, "Features as fp32, fp16 or bf16; as they are."),
+        _option("--parts", int, 0, "Also write the part of every node into part.npy."),
+        _option("--method", str, "auto", "Of the parts: bfs, or metis (pymetis)."),
+    )
+    if own.out is None:
+        raise UsageError("--out FOLDER is needed: where the store is written")
+    from graphattn.training.inputs import load_nodes
+    from graphattn.training.partition import to_store
+
+    undirected, config.data.undirected = config.data.undirected, False  # done on disk
+    options = {"dtype": own.dtype, "undirected": undirected, "parts": own.parts}
+    store = to_store(load_nodes(config.data), Path(own.out), method=own.method, **options)
+    print(f"store        {own.out}: {store.num_nodes:,} nodes, {store.graph.num_edges:,} edges")
+    print(f"arrays       {', '.join(store.names)}")
+    print(f"train on it  graphattn train {own.out} --sampling.batch_size 1024")
     return 0
 
 

@@ -55,13 +55,13 @@ def test_ctrl_c_says_how_to_go_on(
 ) -> None:
     from graphattn.training.loop import Trainer
 
-    step = Trainer._train_step
+    step = Trainer._train
 
     def interrupted(self: Trainer) -> float:
         signal.raise_signal(signal.SIGINT)
         return step(self)
 
-    monkeypatch.setattr(Trainer, "_train_step", interrupted)
+    monkeypatch.setattr(Trainer, "_train", interrupted)
     assert main(["train", "--out", "a", *SMALL]) == 130
     assert "graphattn train --resume a" in capsys.readouterr().err
 

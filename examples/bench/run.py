@@ -14,7 +14,9 @@ import grid
 import layers
 import minesweeper
 import options
+import out_of_core
 import report
+import sampling
 import sparsity
 
 FAMILIES = {
@@ -27,6 +29,8 @@ FAMILIES = {
     "graph-level": graph_level.run,
     "sparsity": sparsity.run,
     "minesweeper": minesweeper.run,
+    "sampling": sampling.run,
+    "out-of-core": out_of_core.run,
 }
 
 

@@ -53,16 +53,23 @@ class Laplacian:
         """Remove the null space from ``vector`` ``[n]``."""
         import numpy as np
 
+        if self.nullity == 1:  # most graphs: a dot product instead of a histogram
+            root = self.root.astype(vector.dtype, copy=False)
+            return vector - root * (root @ vector / vector.dtype.type(self.mass[0]))
         share = np.bincount(self.labels, self.root * vector, minlength=self.nullity) / self.mass
-        return vector - self.root * share[self.labels]
+        return (vector - self.root * share[self.labels]).astype(vector.dtype, copy=False)
 
     def measure(self, vectors: Array) -> tuple[Array, Array]:
         """Rayleigh quotients ``[j]`` and residual norms ``[j]`` of unit vectors ``[n, j]``."""
         import numpy as np
 
-        images = self.matrix @ vectors
-        values = (vectors * images).sum(axis=0)
-        return values, np.linalg.norm(images - vectors * values, axis=0)
+        values, norms = np.empty(vectors.shape[1]), np.empty(vectors.shape[1])
+        for j in range(vectors.shape[1]):  # one column at a time: no copy of all in row order
+            vector = np.ascontiguousarray(vectors[:, j], dtype=np.float64)
+            image = self.matrix @ vector
+            values[j] = vector @ image
+            norms[j] = np.linalg.norm(image - values[j] * vector)
+        return values, norms
 
     def null_basis(self, start: int, stop: int) -> Array:
         """Columns ``start .. stop - 1`` of an orthonormal basis of the null space ``[n, ...]``.
@@ -103,8 +110,10 @@ def build_laplacian(adjacency: Matrix, normalized: bool) -> Laplacian:
         adjacency, degree = adjacency[nodes][:, nodes], degree[nodes]
     root = np.sqrt(degree) if normalized else np.ones(len(degree))
     if normalized:
-        scale = sparse.diags_array(1 / root)
-        matrix = sparse.eye_array(len(degree)) - scale @ adjacency @ scale
+        scale, scaled = 1 / root, sparse.csr_array(adjacency, copy=True)
+        scaled.data *= np.repeat(scale, np.diff(scaled.indptr))
+        scaled.data *= scale[scaled.indices]
+        matrix = sparse.eye_array(len(degree), format="csr") - scaled
     else:
         matrix = sparse.diags_array(degree) - adjacency
     labels, mass = _components(adjacency, root)

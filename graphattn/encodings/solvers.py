@@ -12,6 +12,7 @@ METHODS = ("auto", "dense", "lanczos", "shift-invert")
 
 DENSE_SIZE = 600  # up to here a dense solve takes about as long as setting up anything else
 _SHIFT = 1e-9  # of the spectrum's bound: makes the matrix definite, far below any eigenvalue
+_SINGLE_TOL = 5e-3  # float32 carries a residual of this size beside eigenvalues of 1e-4
 _LEVELS_SEEN = 20_000  # a search this deep settles the choice
 
 
@@ -41,11 +42,17 @@ def smallest_pairs(
 def _iterate(
     laplacian: Laplacian, count: int, method: str, tol: float, max_iter: int
 ) -> tuple[Array, Array, float]:
-    apply = _inverse(laplacian) if method == "shift-invert" else _complement(laplacian)
+    import numpy as np
+
+    single = method == "lanczos" and tol >= _SINGLE_TOL
+    inverse = method == "shift-invert"
+    apply = _inverse(laplacian) if inverse else _complement(laplacian, single)
     search = Search(
-        apply, laplacian.project, laplacian.measure, laplacian.size, count, tol, max_iter
+        apply, laplacian.project, laplacian.measure, laplacian.size, count, tol, max_iter, single
     )
     vectors, residual = thick_restart_lanczos(search)
+    if single:
+        vectors, _ = np.linalg.qr(vectors.astype(np.float64))
     return (*_rotate(laplacian, vectors), residual)
 
 
@@ -111,9 +118,14 @@ def _dense(laplacian: Laplacian, count: int) -> tuple[Array, Array]:
     return values, vectors
 
 
-def _complement(laplacian: Laplacian) -> Any:
+def _complement(laplacian: Laplacian, single: bool) -> Any:
     """``c I - L``: its largest eigenvalues belong to the smallest of L."""
-    return lambda vector: laplacian.bound * vector - laplacian.matrix @ vector
+    import numpy as np
+
+    if not single:
+        return lambda vector: laplacian.bound * vector - laplacian.matrix @ vector
+    matrix, bound = laplacian.matrix.astype(np.float32), np.float32(laplacian.bound)
+    return lambda vector: bound * vector - matrix @ vector
 
 
 def _inverse(laplacian: Laplacian) -> Any:

@@ -12,6 +12,7 @@ from graphattn.models.isomorphic_transformer import (
     IsomorphicTransformer as IsomorphicTransformer,
 )
 from graphattn.models.laplacian_transformer import LaplacianTransformer as LaplacianTransformer
+from graphattn.models.large_gt import LargeGT as LargeGT
 from graphattn.models.neighborhood_transformer import (
     NeighborhoodTransformer as NeighborhoodTransformer,
 )
@@ -25,6 +26,7 @@ MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "gcn": (GCN, {}),
     "sage": (SAGE, {}),
     "gat": (GAT, {}),
+    "large-gt": (LargeGT, {}),
     "gin-attention": (IsomorphicTransformer, {"layer": "gin"}),
     "pna-attention": (IsomorphicTransformer, {"layer": "pna"}),
     "tangnn": (TANGNN, {}),

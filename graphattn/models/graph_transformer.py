@@ -133,13 +133,20 @@ class GraphTransformer(nn.Module):
         """
         graph = as_graph(graph, x.shape[0])
         check_pe(pe, self.pe_dim)
-        h = self.input(x)
-        if self.lin_pe is not None:
-            h = h + self.lin_pe(pe)
+        h = self.encode(x, pe)
         for block in self.blocks:
             h = block(h, graph, bias)
         h = self.norm(h)
         return cast(Tensor, self.lin_out(mean_pool(h, batch) if self.pool == "mean" else h))
+
+    def encode(self, x: Tensor, pe: Tensor | None = None) -> Tensor:
+        """The input of the first block [N, D], row by row: see :func:`layerwise`."""
+        h = self.input(x)
+        return cast(Tensor, h if self.lin_pe is None else h + self.lin_pe(pe))
+
+    def decode(self, h: Tensor) -> Tensor:
+        """Outputs per node from the last block's, row by row."""
+        return cast(Tensor, self.lin_out(self.norm(h)))
 
 
 class PreNormBlock(nn.Module):

@@ -5,4 +5,5 @@ from graphattn.sampling.hops import hop_features as hop_features
 from graphattn.sampling.loader import NeighborLoader as NeighborLoader
 from graphattn.sampling.loader import NodeLoader as NodeLoader
 from graphattn.sampling.neighbor import NeighborSampler as NeighborSampler
+from graphattn.sampling.store import open_store as open_store
 from graphattn.sampling.tokens import TokenSampler as TokenSampler

@@ -26,8 +26,9 @@ class NeighborSampler(BaseSampler):  # type: ignore[misc]
     r"""Samples up to ``num_neighbors[h]`` edges of every node that hop h - 1 discovered.
 
     Without replacement every subset of a row's edges is equally likely; duplicate edges are edges
-    of their own. The sample of a batch depends on (seed, hop, node) alone: not on threads, nor on
-    what else is sampled. Needs no pyg-lib and no torch-sparse; also a PyG ``BaseSampler``.
+    of their own. The row that a node draws in a hop depends on (seed, hop, node) alone, not on
+    threads; a node is expanded once, in the hop after the one that found it. Needs no pyg-lib and
+    no torch-sparse; also a PyG ``BaseSampler``.
 
     Args:
         data: PyG ``Data``, ``(FeatureStore, GraphStore)``, or anything that
@@ -218,6 +219,15 @@ def in_csr_order(out: SamplerOutput) -> bool:
         return False
     kernels.sort_rows(out.row.numpy(), out.col.numpy(), out.edge.numpy())
     return True
+
+
+def local_graph(out: SamplerOutput) -> CSRGraph:
+    """The graph of a directional or induced sample over its own nodes; sorts its edges in place."""
+    in_csr_order(out)
+    size = len(out.node)
+    counts = torch.bincount(out.col, minlength=size)
+    indices = out.row.to(index_dtype(size))
+    return CSRGraph._trusted(indptr_from_counts(counts), indices, size, None)
 
 
 def remember_graph(edge_index: Tensor, num_nodes: int) -> None:

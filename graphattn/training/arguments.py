@@ -37,7 +37,7 @@ SHORTHANDS = {
     "--precision": "--loop.precision",
     "--lr": "--optim.lr",
 }
-_SECTIONS = ("data", "model", "optim", "encoding", "loop")
+_SECTIONS = ("data", "model", "optim", "encoding", "sampling", "loop")
 _KINDS = {
     "<class 'int'>": "an integer",
     "<class 'float'>": "a number",

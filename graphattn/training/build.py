@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from graphattn.graph.csr import CSRGraph
+from graphattn.nn.sums import world_size
 from graphattn.training import tasks
 from graphattn.training.config import ModelConfig, TrainConfig, flat
 from graphattn.training.config_file import near_names
@@ -29,6 +31,7 @@ _MAY_CHANGE = (
     "loop.compile",
     "loop.checkpoint_seconds",
     "loop.tensorboard",
+    "sampling.threads",
 )
 
 
@@ -68,9 +71,11 @@ def prepare(config: TrainConfig, dataset: NodeDataset | None = None) -> Prepared
     channels = tasks.out_channels(dataset.task, dataset.num_classes)
     pe_dim = 0 if inputs.pe is None else inputs.pe.shape[1]
     seed_everything(config.loop.seed)
-    model = build_model(config.model, inputs.x.shape[1], channels, pe_dim)
+    model = build_model(config.model, inputs.x.shape[1], channels, pe_dim, inputs.x.shape[0])
     wanted = bool(getattr(model, "self_loops", False))
-    inputs.graph = attended(dataset.name, inputs.graph, config.data.self_loops, wanted)
+    undirected = dataset.data.get("csr_undirected")
+    graph = attended(dataset.name, inputs.graph, config.data.self_loops, wanted, undirected)
+    inputs = _fed(inputs, model, graph, config)
     return Prepared(
         dataset,
         split,
@@ -79,6 +84,21 @@ def prepare(config: TrainConfig, dataset: NodeDataset | None = None) -> Prepared
         supervision(dataset, split),
         identity(config, inputs.x.shape[1], channels),
     )
+
+
+def _fed(inputs: Inputs, model: nn.Module, graph: CSRGraph, config: TrainConfig) -> Inputs:
+    """The full graph, or batches: only these need the samplers, which load PyG."""
+    if not config.sampling.batch_size and getattr(model, "batched", None) is None:
+        if world_size() > 1:
+            raise ValueError(
+                f"{world_size()} processes would all repeat the same full-graph step; train in "
+                "batches (--sampling.batch_size 1024), or in one process"
+            )
+        inputs.graph, inputs.x = graph, inputs.x.float()
+        return inputs
+    from graphattn.training.batches import batched
+
+    return batched(inputs, model, graph, config.sampling, config.loop.seed)
 
 
 def check_values(config: TrainConfig) -> None:
@@ -95,6 +115,9 @@ def check_values(config: TrainConfig) -> None:
         "loop.eval_every": (config.loop.eval_every, 1),
         "loop.patience": (config.loop.patience, 0),
         "encoding.k": (config.encoding.k, 1),
+        "sampling.batch_size": (config.sampling.batch_size, 0),
+        "sampling.tokens": (config.sampling.tokens, 1),
+        "sampling.threads": (config.sampling.threads, 0),
     }
     for key, (value, least) in smallest.items():
         if value < least:
@@ -117,7 +140,9 @@ def pick_device(name: str) -> torch.device:
         ValueError: If the name is no device, or CUDA is asked for and absent.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():  # under torchrun, each process has set its own
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -142,7 +167,7 @@ def find_model(name: str) -> tuple[type[nn.Module], dict[str, Any]]:
 
 
 def build_model(
-    config: ModelConfig, in_channels: int, out_channels: int, pe_dim: int = 0
+    config: ModelConfig, in_channels: int, out_channels: int, pe_dim: int = 0, num_nodes: int = 1
 ) -> nn.Module:
     """Constructs a model from its section of the configuration.
 
@@ -151,12 +176,15 @@ def build_model(
         in_channels: Features per node.
         out_channels: Outputs per node.
         pe_dim: Width of the positional encoding; 0 without one.
+        num_nodes: Nodes of the graph, for models that keep something per node.
 
     Raises:
         ValueError: If the constructor does not know an option.
     """
     kind, fixed = find_model(config.name)
     keywords = {"norm": config.norm, "dropout": config.dropout, "pe_dim": pe_dim}
+    if getattr(kind, "per_node", False):
+        keywords["num_nodes"] = num_nodes
     keywords |= fixed | config.options
     size = (in_channels, config.width, out_channels, config.layers, config.heads)
     try:

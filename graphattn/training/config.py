@@ -42,8 +42,8 @@ class ModelConfig:
     """The network.
 
     Attributes:
-        name: gt, gt-sep (graph transformers), gcn, sage or gat; gin-attention, pna-attention,
-            tangnn, sinc.
+        name: gt, gt-sep (graph transformers), gcn, sage, gat or large-gt; gin-attention,
+            pna-attention, tangnn, sinc.
         layers: Number of layers.
         width: Hidden channels.
         heads: Attention heads; models without attention ignore it.
@@ -67,7 +67,7 @@ class OptimConfig:
     """Optimiser and learning-rate schedule.
 
     Attributes:
-        name: adamw (decoupled weight decay) or adam.
+        name: adamw (decoupled weight decay), adam or sgd.
         lr: Learning rate.
         weight_decay: Weight decay.
         decay_all: Decay biases and norm parameters too.
@@ -78,7 +78,7 @@ class OptimConfig:
         clip: Largest gradient norm; 0 means no clipping.
     """
 
-    name: Literal["adamw", "adam"] = "adamw"
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = 1e-3
     weight_decay: float = 0.0
     decay_all: bool = False
@@ -97,11 +97,36 @@ class EncodingConfig:
         kind: laplacian (eigenvectors), random-walk (return probabilities) or none.
         k: Width of the encoding.
         sign_flip: Random eigenvector signs in training, one draw per batch or per graph.
+        tol: Relative residual of the eigenvectors; 1e-2 is enough for features, and faster.
     """
 
     kind: Literal["none", "laplacian", "random-walk"] = "none"
     k: int = 8
     sign_flip: Literal["batch", "graph"] = "batch"
+    tol: float = 1e-6
+
+
+@dataclass
+class SamplingConfig:
+    """Mini-batches.
+
+    Attributes:
+        batch_size: Seed nodes per step; 0 trains on the full graph, where the model can.
+        num_neighbors: Fan-out per layer of models that read neighbours; -1 takes all.
+        tokens: Tokens per node of large-gt, itself included (published: 50 or 100).
+        mode: How tokens are drawn, exact (published) or walk.
+        direction: Whose neighbours are followed, in (as the graph), out or both.
+        resample: When tokens are drawn anew.
+        threads: Threads that make batches ahead; 0 makes them in turn.
+    """
+
+    batch_size: int = 0
+    num_neighbors: list[int] = field(default_factory=lambda: [15, 10, 5, 5])
+    tokens: int = 20
+    mode: Literal["exact", "walk"] = "exact"
+    direction: Literal["in", "out", "both"] = "in"
+    resample: Literal["never", "epoch", "batch"] = "never"
+    threads: int = 1
 
 
 @dataclass
@@ -109,7 +134,7 @@ class LoopConfig:
     """How long, how precisely, and where to train.
 
     Attributes:
-        epochs: Full-graph steps.
+        epochs: Passes over the training nodes; on the full graph a pass is one step.
         eval_every: Epochs between evaluations.
         patience: Epochs without improvement before stopping; 0 trains to the end.
         seed: Seed of weights, dropout and sign flips.
@@ -139,6 +164,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 

@@ -1,4 +1,4 @@
-"""Scores of a trained model: full-graph inference, exact."""
+"""Scores of a trained model: exact inference, every neighbour read."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def predict(model: nn.Module, inputs: Inputs, task: str, precision: str = "fp32"
         [N] for a binary task, else [N, C].
     """
     model.eval()
-    with autocast(inputs.x.device, precision):
-        outputs = model(inputs.x, inputs.graph, inputs.pe)
+    with autocast(inputs.device, precision):
+        outputs = inputs.outputs(model, model)
     return tasks.scores(task, outputs).cpu()
 
 

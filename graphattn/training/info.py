@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from graphattn.graph.convert import as_graph
 from graphattn.graph.csr import CSRGraph
+from graphattn.training.inputs import graph_of
 
 if TYPE_CHECKING:
     from graphattn.datasets.base import NodeDataset
@@ -66,7 +66,7 @@ def homophily(graph: CSRGraph, labels: Tensor, num_classes: int) -> tuple[float,
 def describe_data(dataset: NodeDataset) -> dict[str, Any]:
     """What ``graphattn info`` prints about a data set, in its order."""
     data = dataset.data
-    graph = as_graph(data.edge_index, int(data.num_nodes))
+    graph = graph_of(dataset)
     facts = {"data": dataset.name} | describe_graph(graph) | {"edge note": dataset.edge_note}
     facts["features"] = "none" if data.x is None else int(data.x.shape[1])
     if data.edge_attr is not None:

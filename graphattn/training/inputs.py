@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphattn.graph.convert import as_graph
 from graphattn.graph.csr import CSRGraph
+from graphattn.graph.store import is_store
 from graphattn.training.config import DataConfig, EncodingConfig
 
 if TYPE_CHECKING:
@@ -19,8 +22,26 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-    """Prints a line on stderr: what a user must see but no program parses."""
-    print(text, file=sys.stderr)
+    """Prints a line on stderr, on rank 0: what a user must see but no program parses."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr)
+
+
+Forward = Callable[..., Tensor]
+
+
+class Step(NamedTuple):
+    """One training step.
+
+    Attributes:
+        arguments: Of the model.
+        rows: Its output rows that have labels.
+        places: The seeds that these rows belong to, as places in the list of seeds.
+    """
+
+    arguments: tuple[Any, ...]
+    rows: Tensor | slice
+    places: Tensor | slice
 
 
 @dataclass
@@ -44,6 +65,26 @@ class Inputs:
         pe = None if self.pe is None else self.pe.to(device)
         return Inputs(self.x.to(device), self.graph.to(device), pe, self.flip)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.x.device
+
+    def start_epoch(self, model: nn.Module, epoch: int) -> None:
+        """Called before the training steps of epoch ``epoch``, counted from 0."""
+
+    def steps(self, seeds: Tensor, epoch: int) -> Iterator[Step]:
+        """Training steps of an epoch over ``seeds``: here one, on the full graph."""
+        yield Step((self.x, self.graph, self.train_pe()), seeds, slice(None))
+
+    def outputs(self, forward: Forward, model: nn.Module, nodes: Tensor | None = None) -> Tensor:
+        """Outputs [n, C] of ``nodes`` (all without), every neighbour of every node read.
+
+        ``forward`` runs ``model``, perhaps compiled.
+        """
+        outputs = forward(self.x, self.graph, self.pe)
+        return outputs if nodes is None else outputs[nodes]
+
     def train_pe(self) -> Tensor | None:
         """The encoding of one training step."""
         return self.pe if self.pe is None or self.flip is None else self.flip(self.pe)
@@ -58,6 +99,11 @@ def load_nodes(config: DataConfig) -> NodeDataset:
     from graphattn.datasets.base import NodeDataset
     from graphattn.datasets.catalogue import load_dataset
 
+    for place in (Path(config.root) / config.name, Path(config.name).expanduser()):
+        if is_store(place):
+            from graphattn.datasets import store
+
+            return store.load(place)
     dataset = load_dataset(
         config.name,
         config.root,
@@ -72,6 +118,14 @@ def load_nodes(config: DataConfig) -> NodeDataset:
             "the labels. Batch the graphs with PyG's DataLoader and pass batch= to the model"
         )
     return dataset
+
+
+def graph_of(dataset: NodeDataset) -> CSRGraph:
+    """The graph of a data set: of its edge_index, or a store's own."""
+    own = dataset.data.get("csr")
+    if own is not None:
+        return own  # type: ignore[no-any-return]
+    return as_graph(dataset.data.edge_index, int(dataset.data.num_nodes))
 
 
 def select_split(dataset: NodeDataset, number: int) -> dict[str, Tensor]:
@@ -107,7 +161,7 @@ def make_inputs(dataset: NodeDataset, data: DataConfig, encoding: EncodingConfig
         encoding: Section ``encoding``.
     """
     x = features(dataset, data.normalize_features)
-    graph = as_graph(dataset.data.edge_index, x.shape[0])
+    graph = graph_of(dataset)
     flip = None
     if encoding.kind == "laplacian":
         from graphattn.encodings import flip_signs
@@ -118,10 +172,16 @@ def make_inputs(dataset: NodeDataset, data: DataConfig, encoding: EncodingConfig
     return Inputs(x, graph, positional_encoding(graph, encoding), flip)
 
 
-def attended(name: str, graph: CSRGraph, choice: str, wanted: bool) -> CSRGraph:
-    """``with_self_loops``, and a line that says how many edges there were and are."""
+def attended(
+    name: str, graph: CSRGraph, choice: str, wanted: bool, undirected: bool | None = None
+) -> CSRGraph:
+    """``with_self_loops``, and a line that says how many edges there were and are.
+
+    ``undirected``: whether the graph is, where that is known; finding out costs its transpose.
+    """
     looped = with_self_loops(graph, choice, wanted)
-    note = "" if graph.is_undirected() else " (directed; --data.undirected true adds the reverse)"
+    undirected = graph.is_undirected() if undirected is None else undirected
+    note = "" if undirected else " (directed; --data.undirected true adds the reverse)"
     say(f"{name}: {graph.num_edges:,} edges{note}; the model attends over {looped.num_edges:,}")
     return looped
 
@@ -142,7 +202,9 @@ def features(dataset: NodeDataset, normalize: bool) -> Tensor:
             f"{dataset.name} has neither node nor edge features; set data.x, for instance to "
             "degrees or a positional encoding, in a folder of .npy files"
         )
-    x = data.x.float() if data.x is not None else _mean_of_edges(data)
+    x = data.x if data.x is not None else _mean_of_edges(data)
+    # A store's halves stay on the disk: batches widen what they read.
+    x = x if data.get("csr") is not None and not normalize else x.float()
     return x / x.sum(1, keepdim=True).clamp(min=1.0) if normalize else x
 
 
@@ -183,7 +245,7 @@ def positional_encoding(graph: CSRGraph, config: EncodingConfig) -> Tensor | Non
                 "a reverse; add them with --data.undirected true, or use --encoding.kind "
                 "random-walk"
             )
-        return encodings.laplacian_pe(graph, config.k)[1]
+        return encodings.laplacian_pe(graph, config.k, tol=config.tol)[1]
     if config.kind == "random-walk":
         return encodings.random_walk_pe(graph, config.k)
     raise ValueError(f"expected encoding.kind none, laplacian or random-walk, got {config.kind!r}")

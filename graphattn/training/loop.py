@@ -1,4 +1,4 @@
-"""Full-graph training: one step per epoch, the best validation epoch kept."""
+"""Training: full-graph steps or mini-batches, the best validation epoch kept."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphattn.nn.sums import summed
 from graphattn.training import tasks
 from graphattn.training.config import TrainConfig
-from graphattn.training.inputs import Inputs
+from graphattn.training.distributed import share_of, sum_gradients
+from graphattn.training.inputs import Inputs, Step
 from graphattn.training.optim import Schedule, make_optimizer
 from graphattn.training.seed import rng_state, set_rng_state
 
@@ -83,8 +85,8 @@ class Trainer:
     weights of the best validation epoch, which ``best_weights`` holds until they are written.
 
     Args:
-        model: ``model(x, graph, pe) -> outputs [N, C]``, on its device.
-        inputs: Features, graph and encoding on the same device.
+        model: ``model(*arguments of a step) -> outputs``, on its device.
+        inputs: What feeds it: the full graph, or batches.
         supervision: Training and validation labels.
         config: Sections ``optim`` and ``loop`` are used.
     """
@@ -93,7 +95,7 @@ class Trainer:
         self, model: nn.Module, inputs: Inputs, supervision: Supervision, config: TrainConfig
     ) -> None:
         self.config, self.model, self.inputs = config, model, inputs
-        self.device = inputs.x.device
+        self.device = inputs.device
         self.supervision = supervision.to(self.device)
         self._forward = torch.compile(model) if config.loop.compile else model
         self.optimizer = make_optimizer(model, config.optim)
@@ -117,14 +119,14 @@ class Trainer:
         return self.epoch >= loop.epochs or stalled
 
     def run_epoch(self) -> dict[str, Any]:
-        """Trains one step, evaluates if the epoch is due, and returns the entry to record.
+        """Trains one pass, evaluates if the epoch is due, and returns the entry to record.
 
         Raises:
             FloatingPointError: If the loss or a score is NaN or infinite.
         """
         rate = self.optimizer.param_groups[0]["lr"]
         start = time.perf_counter()
-        loss = self._train_step()
+        loss = self._train()
         self.epoch += 1
         seconds = time.perf_counter() - start
         if not math.isfinite(loss):
@@ -138,26 +140,43 @@ class Trainer:
         self.schedule.step(valid)
         return entry
 
-    def _train_step(self) -> float:
+    def _train(self) -> float:
+        """One pass over the training nodes -> mean loss over their labels."""
         self.model.train()
+        self.inputs.start_epoch(self.model, self.epoch)
+        total = labels = 0.0
+        for step in self.inputs.steps(self.supervision.train, self.epoch):
+            loss, count = self._train_step(step)
+            total, labels = total + loss * count, labels + count
+        return total / labels if labels else math.nan
+
+    def _train_step(self, step: Step) -> tuple[float, float]:
+        """Mean loss over the labels of a step, on all ranks, and their number."""
         self.optimizer.zero_grad(set_to_none=True)
         seen = self.supervision
-        outputs = self._outputs(self.inputs.train_pe())
-        loss = tasks.loss(seen.task, outputs[seen.train], seen.train_labels)
+        labels = seen.train_labels[step.places]
+        outputs = self._outputs(*step.arguments)
+        loss = tasks.loss(seen.task, outputs[step.rows], labels)
+        share, count = share_of(float(tasks.count(seen.task, labels)), self.device)
+        loss = loss if share == 1.0 else loss * share if share else outputs.sum() * 0.0
         self.scaler.scale(loss).backward()
+        sum_gradients(self.model)
         if self.config.optim.clip > 0:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss.item()
+        return float(summed(loss.detach())), count
 
     @torch.no_grad()
     def _validate(self, rate: float) -> dict[str, float]:
         self.model.eval()
         seen = self.supervision
-        scores = tasks.scores(seen.task, self._outputs(self.inputs.pe))
-        of_valid, of_train = scores[seen.valid], scores[seen.train]
+        nodes = torch.cat([seen.valid, seen.train])
+        with autocast(self.device, self.config.loop.precision):
+            outputs = self.inputs.outputs(self._forward, self.model, nodes)
+        scores = tasks.scores(seen.task, outputs)
+        of_valid, of_train = scores[: len(seen.valid)], scores[len(seen.valid) :]
         if not (of_valid.isfinite().all() and of_train.isfinite().all()):
             raise self._diverged("the scores became NaN or infinite", rate)
         valid = seen.evaluate(of_valid, seen.valid_labels)
@@ -169,9 +188,9 @@ class Trainer:
             self.best_weights = {key: value.cpu().clone() for key, value in state.items()}
         return {"train": train, "valid": valid}
 
-    def _outputs(self, pe: Tensor | None) -> Tensor:
+    def _outputs(self, *arguments: Any) -> Tensor:
         with autocast(self.device, self.config.loop.precision):
-            return self._forward(self.inputs.x, self.inputs.graph, pe)
+            return self._forward(*arguments)
 
     def _diverged(self, what: str, rate: float) -> FloatingPointError:
         return FloatingPointError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 
 from graphattn.training import tasks
 from graphattn.training.build import build_model
-from graphattn.training.config import TrainConfig
+from graphattn.training.config import SamplingConfig, TrainConfig
 
 if TYPE_CHECKING:
     from graphattn.datasets.base import NodeDataset
@@ -40,7 +41,8 @@ def training_bytes(config: TrainConfig, dataset: NodeDataset) -> dict[str, int]:
     ===========  =================================================================
 
     where a is 10 for gt, 12 for gt-sep, 2 for gcn, 3 for sage and gat, plus 3 (transformers) or 2
-    with dropout, and e is 1.5 for gat, else 0. Measured peaks lie within a factor of two (tested).
+    with dropout, and e is 1.5 for gat, else 0. In mini-batches N and E of the last two parts are
+    those of a batch at most. Measured full-graph peaks lie within a factor of two (tested).
 
     Args:
         config: Model, precision and encoding.
@@ -54,20 +56,36 @@ def training_bytes(config: TrainConfig, dataset: NodeDataset) -> dict[str, int]:
     pe_dim = 0 if config.encoding.kind == "none" else config.encoding.k
     channels = max(1, tasks.out_channels(dataset.task, dataset.num_classes))  # without labels, 0
     with torch.device("meta"):
-        network = build_model(model, features, channels, pe_dim)
-    edges = int(dataset.data.edge_index.shape[1])
+        network = build_model(model, features, channels, pe_dim, nodes)
+    edges = (
+        dataset.data.csr.num_edges
+        if "csr" in dataset.data
+        else int(dataset.data.edge_index.shape[1])
+    )
     edges += nodes if getattr(network, "self_loops", False) else 0
     per_node, with_dropout, per_edge = _SAVED.get(model.name, _SAVED["gt-sep"])
     per_node += with_dropout if model.dropout > 0 else 0
     row = _BYTES[config.loop.precision] * model.width
-    activations = row * model.layers * (per_node * nodes + per_edge * edges) + 4 * row * nodes
+    seen = _rows_of_a_step(config.sampling, nodes, getattr(network, "batched", None) == "tokens")
+    read = edges * seen // max(nodes, 1)
+    activations = row * model.layers * (per_node * seen + per_edge * read) + 4 * row * seen
     return {
         "parameters": 20 * sum(p.numel() for p in network.parameters()),
         "graph": 52 * edges + 16 * nodes,
         "inputs": 4 * nodes * (features + pe_dim),
         "activations": int(activations),
-        "workspace": 8 * row * nodes + (2 * row * edges if per_edge else 0),
+        "workspace": 8 * row * seen + (2 * row * read if per_edge else 0),
     }
+
+
+def _rows_of_a_step(sampling: SamplingConfig, nodes: int, tokens: bool) -> int:
+    """Rows that pass through the model in a step: all nodes, or those of a batch."""
+    if not sampling.batch_size:
+        return nodes
+    if tokens:
+        return sampling.batch_size * 3 * sampling.tokens
+    widths = [nodes if fanout < 0 else 1 + fanout for fanout in sampling.num_neighbors]
+    return min(nodes, sampling.batch_size * math.prod(widths))
 
 
 def _width_of_features(dataset: NodeDataset) -> int:

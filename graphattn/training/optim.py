@@ -31,14 +31,18 @@ def parameter_groups(
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
-    """AdamW or Adam over ``parameter_groups``.
+    """AdamW, Adam or plain SGD over ``parameter_groups``.
 
     Raises:
-        ValueError: If the name is neither ``adamw`` nor ``adam``.
+        ValueError: If the name is none of ``adamw``, ``adam``, ``sgd``.
     """
-    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+    kinds: dict[str, Any] = {
+        "adamw": torch.optim.AdamW,
+        "adam": torch.optim.Adam,
+        "sgd": torch.optim.SGD,
+    }
     if config.name not in kinds:
-        raise ValueError(f"expected optim.name adamw or adam, got {config.name!r}")
+        raise ValueError(f"expected optim.name adamw, adam or sgd, got {config.name!r}")
     groups = parameter_groups(model, config.weight_decay, config.decay_all)
     return kinds[config.name](groups, lr=config.lr)
 

@@ -44,17 +44,20 @@ class Recorder:
     Args:
         folder: Run folder.
         tensorboard: Write TensorBoard events as well.
+        silent: Write nothing: for all ranks but the first.
 
     Raises:
         ValueError: If TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, folder: Path, tensorboard: bool = False) -> None:
-        self.path = folder / METRICS
-        self._writer = _summary_writer(folder) if tensorboard else None
+    def __init__(self, folder: Path, tensorboard: bool = False, silent: bool = False) -> None:
+        self.path, self.silent = folder / METRICS, silent
+        self._writer = _summary_writer(folder) if tensorboard and not silent else None
 
     def keep_until(self, epoch: int) -> None:
         """Drops lines after ``epoch``, and a line that a kill has torn: a resume writes them."""
+        if self.silent:
+            return
         kept = [entry for entry in read_metrics(self.path) if entry["epoch"] <= epoch]
         lines = "".join(json.dumps(entry) + "\n" for entry in kept)
         write_bytes(self.path, lines.encode())
@@ -65,6 +68,8 @@ class Recorder:
         Raises:
             OSError: As the file system reports it, with the file and the remedy.
         """
+        if self.silent:
+            return
         try:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")

@@ -26,6 +26,7 @@ from graphattn.training.checkpoint import (
 )
 from graphattn.training.config import TrainConfig
 from graphattn.training.config_file import write_config
+from graphattn.training.distributed import agreed, process_group, rank
 from graphattn.training.evaluate import best_scores, describe_run
 from graphattn.training.hardware import describe, peak_memory
 from graphattn.training.inputs import say
@@ -100,21 +101,31 @@ def train_run(
         FloatingPointError: If the loss or a score becomes NaN or infinite.
         ValueError: If the checkpoint is of another model.
     """
+    with process_group():
+        return _train_run(config, folder, resume, dataset)
+
+
+def _train_run(
+    config: TrainConfig, folder: Path, resume: bool, dataset: NodeDataset | None
+) -> dict[str, Any]:
     run = prepare(config, dataset)
     trainer = Trainer(run.model, run.inputs, run.supervision, config)
     folder.mkdir(parents=True, exist_ok=True)  # not before: a wrong name leaves no folder
-    recorder = record.Recorder(folder, config.loop.tensorboard)
+    recorder = record.Recorder(folder, config.loop.tensorboard, silent=rank() > 0)
     if resume:
         _restore(trainer, folder, run.identity)
     recorder.keep_until(trainer.epoch)
-    write_config(config, folder / record.CONFIG)
+    if rank() == 0:
+        write_config(config, folder / record.CONFIG)
     try:
         with stop_between_epochs() as stop:
             _fit(trainer, recorder, folder, run.identity, stop)
     finally:
         recorder.close()
+    agreed(0)  # the other ranks read the weights that rank 0 has written by now
     result = _result(config, run, trainer, folder)
-    record.write_json(folder / record.RESULT, result)
+    if rank() == 0:
+        record.write_json(folder / record.RESULT, result)
     return result
 
 
@@ -137,7 +148,8 @@ def _fit(
     epochs = trainer.config.loop.epochs
     if trainer.epoch == 0:
         say("epoch 1 takes longer where kernels are compiled at their first use")
-    with tqdm(total=epochs, initial=trainer.epoch, unit="epoch", disable=None) as bar:
+    hidden = True if rank() else None
+    with tqdm(total=epochs, initial=trainer.epoch, unit="epoch", disable=hidden) as bar:
         while not trainer.finished:
             entry = trainer.run_epoch()
             try:
@@ -149,6 +161,7 @@ def _fit(
                 say(f"epoch {trainer.epoch} of {epochs}, best validation {_status(trainer)}")
             bar.set_postfix_str(f"validation {_status(trainer)}", refresh=False)
             bar.update()
+            stop.number = agreed(stop.number)
             if stop.number or time.monotonic() - saved >= interval:
                 save(trainer, folder, identity)
                 saved = time.monotonic()
@@ -174,8 +187,11 @@ def save(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
     """Writes the best weights if they are new, then the checkpoint.
 
     In this order a kill in between loses nothing: the resumed run repeats the epochs since the
-    older checkpoint and finds the same best weights again.
+    older checkpoint and finds the same best weights again. Only rank 0 writes.
     """
+    if rank() > 0:
+        trainer.best_weights = None
+        return
     if trainer.best_weights is not None:
         note = {"model": str(identity["model.name"]), "epoch": str(trainer.best.epoch)}
         save_weights(folder / BEST, trainer.best_weights, note)
@@ -187,7 +203,7 @@ def save(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
 def _result(config: TrainConfig, run: Prepared, trainer: Trainer, folder: Path) -> dict[str, Any]:
     seconds = [entry["seconds"] for entry in record.read_metrics(folder / record.METRICS)]
     steady = seconds[1:] or seconds  # kernels are compiled in the first epoch
-    device = run.inputs.x.device
+    device = run.inputs.device
     return {
         **describe_run(config, run),
         **best_scores(run, folder, config.loop.precision),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -25,7 +26,7 @@ def loss(task: str, outputs: Tensor, labels: Tensor) -> Tensor:
 
     Cross entropy for ``multiclass``; binary cross entropy with logits for ``binary`` and
     ``multilabel``; mean absolute error for ``regression``. Labels that are NaN or -1 are left out.
-    Computed in float32 also under autocast.
+    Computed in float32 (float64 for float64) also under autocast.
 
     Args:
         task: One of ``TASKS``.
@@ -33,15 +34,23 @@ def loss(task: str, outputs: Tensor, labels: Tensor) -> Tensor:
         labels: int64 [n], or float32 [n, T].
     """
     check_task(task)
-    outputs = outputs.float()
+    outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
     if task == "multiclass":
         return F.cross_entropy(outputs, labels.view(-1), ignore_index=-1)
-    labels = labels.view(outputs.shape).float()
+    labels = labels.view(outputs.shape).to(outputs.dtype)
     known = (labels == labels) if task == "regression" else (labels >= 0)
     outputs, labels = outputs[known], labels[known]
     if task == "regression":
         return F.l1_loss(outputs, labels)
     return F.binary_cross_entropy_with_logits(outputs, labels)
+
+
+def count(task: str, labels: Tensor) -> int:
+    """Labels that :func:`loss` averages over."""
+    check_task(task)
+    if task == "multiclass":
+        return int((labels != -1).sum())
+    return int((labels == labels).sum() if task == "regression" else (labels >= 0).sum())
 
 
 def scores(task: str, outputs: Tensor) -> Tensor:

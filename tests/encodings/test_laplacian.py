@@ -264,3 +264,13 @@ def test_minesweeper_grid(data_root, oracle):
     loose, _ = laplacian_pe(graph, 8, method="lanczos", tol=1e-3, **F64)
     np.testing.assert_allclose(values[0], values[1], rtol=1e-9)  # the square's symmetry
     np.testing.assert_allclose(values, loose, rtol=1e-4)
+
+
+def test_loose_tolerances_use_single_precision_and_keep_their_promise() -> None:
+    from graphattn.datasets.generated import communities
+
+    graph = ga.as_graph(communities(3000, 10, 12, 2)[0], 3000)
+    exact, _ = ga.laplacian_pe(graph, 6, method="dense")
+    values, vectors = ga.laplacian_pe(graph, 6, method="lanczos", tol=1e-2, dtype=torch.float64)
+    torch.testing.assert_close(values.float(), exact, rtol=2e-2, atol=0)
+    torch.testing.assert_close(vectors.T @ vectors, torch.eye(6).double(), rtol=0, atol=1e-6)

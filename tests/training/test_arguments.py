@@ -99,7 +99,7 @@ def test_help_shows_the_defaults_of_data_and_model(capsys: pytest.CaptureFixture
     assert "Path to a configuration file" not in printed
     for key, long in SHORTHANDS.items():
         assert f"{key} = {long}" in printed
-    assert "gt, gt-sep (graph transformers), gcn, sage or gat" in printed
+    assert "gt, gt-sep (graph transformers), gcn, sage, gat or large-gt" in printed
 
 
 def test_optional_numbers() -> None:

@@ -34,7 +34,7 @@ def test_unknown_key_lists_near_names(nested: dict, near: str) -> None:
 
 
 def test_flat_names_every_setting() -> None:
-    sections = {"data", "model", "optim", "encoding", "loop"}
+    sections = {"data", "model", "optim", "encoding", "sampling", "loop"}
     assert set(flat(TrainConfig())) == set(known_keys()) - sections
 
 

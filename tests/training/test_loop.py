@@ -97,7 +97,7 @@ def test_divergence_seen_at_evaluation(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make(config)
-    monkeypatch.setattr(trainer, "_train_step", lambda: 0.5)
+    monkeypatch.setattr(trainer, "_train", lambda: 0.5)
     with torch.no_grad():
         next(trainer.model.parameters()).fill_(float("nan"))
     with pytest.raises(FloatingPointError, match=r"scores .* in epoch 1; lower.*now 0\.01"):

@@ -64,7 +64,7 @@ def test_plateau_divides_when_validation_stalls(larger: bool, scores: list[float
 @pytest.mark.parametrize(
     "config",
     [
-        OptimConfig(name="sgd"),  # type: ignore[arg-type]
+        OptimConfig(name="lion"),  # type: ignore[arg-type]
         OptimConfig(schedule="step"),  # type: ignore[arg-type]
         OptimConfig(schedule="plateau", warmup=3),
     ],

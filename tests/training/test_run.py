@@ -81,14 +81,14 @@ def test_resume_is_bitwise_the_uninterrupted_run(
 
 def stop_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sends the process Ctrl-C in the middle of an epoch."""
-    step = Trainer._train_step
+    step = Trainer._train
 
     def interrupted(self: Trainer) -> float:
         if self.epoch + 1 == epochs:
             signal.raise_signal(signal.SIGINT)
         return step(self)
 
-    monkeypatch.setattr(Trainer, "_train_step", interrupted)
+    monkeypatch.setattr(Trainer, "_train", interrupted)
 
 
 def test_ctrl_c_restores_the_handlers(

@@ -1,0 +1,176 @@
+"""Samplers and Laplacian encodings against what they replace, each as a ratio within one run.
+
+The peer of the token sampler is LargeGT's published recipe: rows of A·A by scipy, then Python's
+``random.sample`` per node in two processes. Neighbour sampling stands beside PyG's sampler where
+pyg-lib or torch-sparse is installed. Encodings stand beside PyG's transform.
+"""
+
+import multiprocessing
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from timing import interleave
+from tqdm import tqdm
+
+import graphattn as ga
+from graphattn import CSRGraph
+from graphattn.datasets.generated import communities, grid, power_law
+from graphattn.sampling import NeighborSampler, TokenSampler
+
+NODES, EDGES, TOKENS = 500_000, 12_500_000, 100
+PEER_NODES = 20_000  # of which the published recipe samples; both are compared as nodes per second
+FANOUTS, SEEDS, BATCHES = [15, 10, 5], 1024, 12
+
+
+def run(device: str, repeats: int, compiled: bool = True) -> tuple[list[dict[str, Any]], list[str]]:
+    """One row per comparison: time of the peer over ours."""
+    if device != "cpu":
+        return [], ["the samplers run on the CPU; use --device cpu"]
+    rows: list[dict[str, Any]] = []
+    notes: list[str] = []
+    graph = ga.as_graph(power_law(NODES, EDGES, 0.6, 0.0), NODES)
+    parts: list[Callable[[], None]] = [
+        lambda: _tokens(graph, min(repeats, 3), rows, notes),
+        lambda: _neighbors(graph, repeats, rows, notes),
+        lambda: _encodings(rows, notes),
+    ]
+    for part in tqdm(parts, desc="sampling"):
+        part()
+    return rows, notes
+
+
+def published(adjacency: csr_array, nodes: np.ndarray, tokens: int) -> list[list[int]]:
+    """LargeGT's sampler, as published, for some nodes."""
+    first, second = adjacency[nodes], (adjacency[nodes] @ adjacency).tocsr()
+    lists = [
+        (int(node), _columns(first, row), _columns(second, row)) for row, node in enumerate(nodes)
+    ]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        work = [(node, one, two, tokens) for node, one, two in lists]
+        return list(pool.imap(_draw, work, chunksize=256))
+
+
+def _columns(matrix: csr_array, row: int) -> list[int]:
+    return list(matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]].tolist())
+
+
+def _draw(work: tuple[int, list[int], list[int], int]) -> list[int]:
+    node, first, second, tokens = work
+    both = first + second
+    if len(both) < tokens - 1:
+        both = (both * tokens)[: tokens - 1]
+        return [node, *both]
+    return [node, *random.sample(both, tokens - 1)]
+
+
+def _tokens(graph: CSRGraph, repeats: int, rows: list[dict[str, Any]], notes: list[str]) -> None:
+    sampler = TokenSampler(graph, TOKENS)
+    followed = sampler.graph
+    ones = np.ones(followed.num_edges, np.int8)
+    adjacency = csr_array(
+        (ones, followed.indices.numpy(), followed.indptr.numpy()), shape=(NODES, NODES)
+    )
+    nodes = torch.arange(PEER_NODES)
+    _check_tokens(adjacency, sampler.sample(nodes[:200]))
+    calls = {
+        "published": lambda: published(adjacency, nodes.numpy(), TOKENS),
+        "TokenSampler": lambda: sampler.sample(nodes),
+        "walk": lambda: TokenSampler(followed, TOKENS, mode="walk").sample(nodes),
+    }
+    times = interleave(calls, repeats, "cpu")
+    name = f"two-hop tokens, K={TOKENS}, PL(500k, 12.5M)"
+    _row(rows, name, "published / TokenSampler", *(times[k].p50 for k in list(calls)[:2]))
+    rate = {key: PEER_NODES / value.p50 for key, value in times.items()}
+    shown = ", ".join(f"{key} {value:,.0f}" for key, value in rate.items())
+    notes.append(f"nodes per second on {torch.get_num_threads()} threads (2 processes): {shown}")
+
+
+def _check_tokens(adjacency: csr_array, tokens: torch.Tensor) -> None:
+    squared = (adjacency[: len(tokens)].astype(np.int32) @ adjacency.astype(np.int32)).tocsr()
+    for row, found in enumerate(tokens.tolist()):
+        lists = [m.indices[m.indptr[row] : m.indptr[row + 1]] for m in (adjacency, squared)]
+        multiset = Counter(np.concatenate(lists).tolist())
+        if sum(multiset.values()) >= TOKENS - 1:
+            assert found[0] == row and not Counter(found[1:]) - multiset
+
+
+def _neighbors(graph: CSRGraph, repeats: int, rows: list[dict[str, Any]], notes: list[str]) -> None:
+    sampler = NeighborSampler(graph, FANOUTS)
+    seeds = [torch.randperm(NODES)[:SEEDS] for _ in range(BATCHES)]
+    edges = sum(len(sampler.sample(batch, seed=0).row) for batch in seeds)
+
+    def one() -> None:
+        for batch in seeds:
+            sampler.sample(batch, seed=0)
+
+    pool = ThreadPoolExecutor(2)
+    calls: dict[str, Callable[[], object]] = {
+        "1 thread": one,
+        "2 threads": lambda: list(pool.map(lambda batch: sampler.sample(batch, seed=0), seeds)),
+    }
+    peer = _pyg(graph)
+    if peer is None:
+        notes.append("left out: PyG's sampler, which needs pyg-lib or torch-sparse")
+    else:
+        calls["PyG, 1 thread"] = lambda: [peer(batch) for batch in seeds]
+    times = interleave(calls, repeats, "cpu")
+    name = f"fan-out {FANOUTS}, {SEEDS} seeds, PL(500k, 12.5M)"
+    _row(rows, name, "1 thread / 2 threads", *(times[k].p50 for k in ("1 thread", "2 threads")))
+    if peer is not None:
+        both = times["PyG, 1 thread"].p50, times["1 thread"].p50
+        _row(rows, name, "PyG / NeighborSampler, 1 thread", *both)
+    rate = edges / times["1 thread"].p50 / 1e6
+    notes.append(f"fan-out {FANOUTS}: {rate:.1f} M sampled edges per second on one thread")
+
+
+def _pyg(graph: CSRGraph) -> Callable[[torch.Tensor], object] | None:
+    from torch_geometric.data import Data
+    from torch_geometric.sampler import NeighborSampler as Peer
+    from torch_geometric.sampler import NodeSamplerInput
+
+    try:
+        peer = Peer(Data(edge_index=graph.edge_index(), num_nodes=NODES), FANOUTS)
+        peer.sample_from_nodes(NodeSamplerInput(None, torch.arange(4)))
+    except ImportError:
+        return None
+    return lambda batch: peer.sample_from_nodes(NodeSamplerInput(None, batch))
+
+
+def _encodings(rows: list[dict[str, Any]], notes: list[str]) -> None:
+    """One timed call each: the peer needs many seconds. Relative residual 2e-2."""
+    from torch_geometric.data import Data
+    from torch_geometric.transforms import AddLaplacianEigenvectorPE
+
+    graphs = {
+        "grid 200 x 200": (grid(200, 200, 4), 40_000),
+        "200k nodes in communities": (communities(200_000, 200, 18, 2)[0], 200_000),
+    }
+    for name, (edges, nodes) in graphs.items():
+        graph = ga.as_graph(edges, nodes)
+        start = time.perf_counter()
+        values, _ = ga.laplacian_pe(graph, 8, tol=2e-2)
+        ours = time.perf_counter() - start
+        data = Data(edge_index=edges, num_nodes=nodes)
+        start = time.perf_counter()
+        AddLaplacianEigenvectorPE(8, is_undirected=True)(data)
+        peer = time.perf_counter() - start
+        _row(rows, f"LapPE k=8, {name}", "PyG / laplacian_pe", peer, ours)
+        notes.append(f"{name}: eigenvalues {', '.join(f'{v:.2e}' for v in values.tolist())}")
+
+
+def _row(rows: list[dict[str, Any]], name: str, who: str, first: float, second: float) -> None:
+    rows.append(
+        {
+            "workload": name,
+            "contestants": who,
+            "ms": f"{1e3 * first:.0f} / {1e3 * second:.0f}",
+            "ratio": first / second,
+        }
+    )

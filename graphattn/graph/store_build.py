@@ -1,0 +1,272 @@
+"""Building a store in a streaming pass that survives a kill: edges sorted on disk, rows copied."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from graphattn.cache import atomic_write
+from graphattn.graph.store import META, Store, describe, write_meta
+
+Edges = Callable[[], Iterator[np.ndarray]]
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+_PROGRESS = "progress.json"
+_HEADER = 128  # bytes of every one-dimensional .npy's header
+_BUCKET = 1 << 25  # edges sorted at a time
+_ROWS = 1 << 24  # bytes of rows copied at a time
+
+
+def build_store(
+    folder: Path | str,
+    num_nodes: int,
+    num_edges: int,
+    edges: Edges,
+    arrays: dict[str, Tensor],
+    *,
+    undirected: bool = False,
+    coalesce: bool = False,
+    dtype: str | None = None,
+    name: str = "",
+    extra: dict[str, Any] | None = None,
+    bucket: int = _BUCKET,
+) -> Store:
+    """Write a store without ever holding edges or features in memory.
+
+    Edges are dealt by row range into files small enough to sort, sorted one after the other, and
+    appended; arrays are copied block by block. What is done is noted in ``progress.json``: the
+    same call after a kill goes on there. ``meta.json`` comes last.
+
+    Args:
+        folder: Target; created. A finished store there is returned as it is.
+        num_nodes: N.
+        num_edges: Edges that ``edges`` will yield.
+        edges: Starts the stream: int64 blocks [2, n] of (source, target), the same at each call.
+        arrays: Rows per node or index arrays, mapped tensors welcome.
+        undirected: Add every reverse and merge duplicates.
+        coalesce: Merge duplicates.
+        dtype: Of floating-point ``x``: fp32, fp16 or bf16; ``None`` keeps it.
+        name: For messages and ``meta.json``.
+        extra: Further entries of ``meta.json``.
+        bucket: Edges sorted at a time; 24 bytes of memory each.
+
+    Raises:
+        ValueError: The folder holds the beginning of another store, or an edge is out of range.
+        OSError: Disk full: the remedy is named, and the same call goes on.
+    """
+    folder = Path(folder)
+    if (folder / META).exists():
+        return Store(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = [name, num_nodes, num_edges, undirected, coalesce, dtype, sorted(arrays)]
+    progress = _Progress(folder, settings)
+    merge = undirected or coalesce
+    _require(folder, num_nodes, num_edges * (2 if undirected else 1), arrays, dtype)
+    try:
+        _sort_edges(folder, progress, edges, num_nodes, num_edges, undirected, merge, bucket)
+        entries = {key: _copy(folder, progress, key, arrays[key], dtype) for key in arrays}
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            "the disk is full; free some and the same call goes on",
+            str(folder),
+        ) from error
+    rows = [num_nodes + 1], [progress.get("edges", 0)]
+    kinds = "int64", str(index_type(num_nodes))
+    for key, shape, kind in zip(("indptr", "indices"), rows, kinds, strict=True):
+        entries[key] = describe(folder / f"{key}.npy", kind, shape)
+    content = {"name": name, "num_nodes": num_nodes, "num_edges": rows[1][0]}
+    content |= {"undirected": undirected, "coalesced": merge, "arrays": entries}
+    write_meta(folder, content | {"extra": extra or {}})
+    shutil.rmtree(folder / "buckets", ignore_errors=True)
+    (folder / _PROGRESS).unlink()
+    return Store(folder)
+
+
+def index_type(num_nodes: int) -> np.dtype[Any]:
+    """int32 where it can count the nodes."""
+    return np.dtype(np.int32 if num_nodes < 2**31 else np.int64)
+
+
+class _Progress:
+    """What is done, on disk after every step."""
+
+    def __init__(self, folder: Path, settings: list[Any]) -> None:
+        self.path = folder / _PROGRESS
+        self.state: dict[str, Any] = {"settings": settings}
+        if self.path.exists():
+            self.state = json.loads(self.path.read_text())
+        if self.state["settings"] != settings:
+            raise ValueError(
+                f"{folder} holds the beginning of another store ({self.state['settings']}), asked "
+                f"for {settings}; remove it or choose another folder"
+            )
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.state.get(key, default)
+
+    def put(self, **values: Any) -> None:
+        self.state |= values
+        with atomic_write(self.path) as file:
+            file.write(json.dumps(self.state).encode())
+
+
+def _require(
+    folder: Path, nodes: int, edges: int, arrays: dict[str, Tensor], dtype: str | None
+) -> None:
+    """Refuse before the work what cannot fit: buckets and indices, offsets, arrays."""
+    if dtype not in (None, *DTYPES):
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    size = 12 * edges + 8 * nodes
+    for key, array in arrays.items():
+        size += array.numel() * _stored(key, array, dtype).itemsize
+    held = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+    free = shutil.disk_usage(folder).free + held
+    if size > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"about {size / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; choose a larger disk, "
+            "or features in fp16",
+            str(folder),
+        )
+
+
+def _sort_edges(
+    folder: Path, progress: _Progress, edges: Edges, nodes: int, count: int, undirected: bool,
+    merge: bool, bucket: int,
+) -> None:  # fmt: skip
+    """indices.npy and indptr.npy from a stream of edges."""
+    if progress.get("indptr"):
+        return
+    buckets = max(1, -(-count * (2 if undirected else 1) // bucket))
+    if not progress.get("dealt"):
+        _deal(folder / "buckets", edges, nodes, count, undirected, buckets)
+        progress.put(dealt=True, bucket=0, edges=0)
+    target = folder / "indices.npy"
+    kind = index_type(nodes)
+    counts = _mapped(
+        folder / "buckets" / "counts.npy", (nodes + 1,), np.int64, bool(progress.get("bucket"))
+    )
+    with _open_at(target, _HEADER + progress.get("edges") * kind.itemsize) as out:
+        for number in tqdm(range(buckets), desc="sort", unit="part", disable=None, delay=2):
+            if number < progress.get("bucket"):
+                continue
+            keys = np.fromfile(folder / "buckets" / f"{number}.bin", np.int64)
+            keys = np.unique(keys) if merge else np.sort(keys, kind="stable")
+            row, column = np.divmod(keys, nodes)
+            first, last = (-(-n * nodes // buckets) for n in (number, number + 1))
+            counts[1 + first : 1 + last] = np.bincount(row - first, minlength=last - first)
+            counts.flush()
+            column.astype(kind).tofile(out)
+            out.flush()
+            progress.put(bucket=number + 1, edges=progress.get("edges") + len(keys))
+        out.seek(0)
+        _write_header(out, kind, (progress.get("edges"),))
+    # Never in place: a kill before the next note would have the sums summed again.
+    indptr = _mapped(folder / "indptr.npy", (nodes + 1,), np.int64, False)
+    np.cumsum(counts, out=indptr)
+    indptr.flush()
+    progress.put(indptr=True)
+
+
+def _deal(
+    place: Path, edges: Edges, nodes: int, count: int, undirected: bool, buckets: int
+) -> None:
+    """Keys row * N + column into one file per range of rows."""
+    shutil.rmtree(place, ignore_errors=True)  # of a run that was killed while dealing
+    place.mkdir()
+    bounds = np.array([-(-n * nodes // buckets) for n in range(1, buckets)], np.int64) * nodes
+    files = [(place / f"{number}.bin").open("ab") for number in range(buckets)]
+    try:
+        with tqdm(total=count, desc="edges", unit="edge", unit_scale=True, disable=None) as bar:
+            for block in edges():
+                _check_range(block, nodes)
+                source, target = block.astype(np.int64)
+                keys = target * nodes + source
+                if undirected:
+                    keys = np.concatenate([keys, source * nodes + target])
+                if buckets > 1:
+                    keys = np.sort(keys)
+                for file, piece in zip(
+                    files, np.split(keys, keys.searchsorted(bounds)), strict=True
+                ):
+                    piece.tofile(file)
+                bar.update(block.shape[1])
+    finally:
+        for file in files:
+            file.close()
+
+
+def _check_range(block: np.ndarray, nodes: int) -> None:
+    if block.size and (block.min() < 0 or block.max() >= nodes):
+        bad = block.min() if block.min() < 0 else block.max()
+        raise ValueError(f"edges must join nodes in [0, {nodes}), got {bad}")
+
+
+def _stored(key: str, array: Tensor, dtype: str | None) -> torch.dtype:
+    return DTYPES[dtype] if key == "x" and dtype is not None else array.dtype
+
+
+def _copy(
+    folder: Path, progress: _Progress, key: str, array: Tensor, dtype: str | None
+) -> dict[str, Any]:
+    """One array into its file, going on after the rows that are noted as done."""
+    path, kind = folder / f"{key}.npy", _stored(key, array, dtype)
+    name = str(kind).removeprefix("torch.")
+    if f"{key} done" in progress.state:
+        entry: dict[str, Any] = progress.get(f"{key} done")
+        return entry
+    plain = np.dtype(np.uint16) if kind == torch.bfloat16 else np.dtype(name)
+    start = progress.get(key, 0)
+    if 0 in array.shape:
+        np.save(path, np.empty(tuple(array.shape), plain))
+    else:
+        out = _mapped(path, tuple(array.shape), plain, start > 0)
+        rows = max(1, _ROWS // max(out[0].nbytes, 1))
+        bar = tqdm(total=len(array), initial=start, desc=key, unit="row", disable=None, delay=2)
+        for first in range(start, len(array), rows):
+            block = array[first : first + rows].to(kind)
+            out[first : first + rows] = (
+                block.view(torch.uint16) if kind == torch.bfloat16 else block
+            ).numpy()
+            out.flush()
+            progress.put(**{key: first + len(block)})
+            bar.update(len(block))
+        bar.close()
+    entry = describe(path, name, list(array.shape))
+    progress.put(**{f"{key} done": entry})
+    return entry
+
+
+def _mapped(path: Path, shape: tuple[int, ...], kind: Any, goes_on: bool) -> Any:
+    if goes_on:
+        return np.load(path, mmap_mode="r+")
+    array = np.lib.format.open_memmap(path, "w+", kind, shape)
+    array[:1] = 0
+    return array
+
+
+def _open_at(path: Path, size: int) -> BinaryIO:
+    """A file cut to ``size`` bytes, to append to."""
+    path.touch()
+    file = path.open("r+b")
+    file.truncate(size)
+    file.seek(size)
+    return file
+
+
+def _write_header(file: BinaryIO, kind: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    header = {"descr": kind.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    assert file.tell() == _HEADER

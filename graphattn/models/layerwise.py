@@ -1,0 +1,123 @@
+"""Exact inference layer by layer, for graphs whose activations do not fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from graphattn.graph import as_graph
+from graphattn.nn.sums import gathered, world_size
+from graphattn.sampling.neighbor import NeighborSampler, local_graph
+
+_ROWS = 8192
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+def supports(model: nn.Module) -> bool:
+    """Whether a model is encode, blocks ``(h, graph) -> h`` and decode, without pooling."""
+    parts = all(hasattr(model, name) for name in ("encode", "blocks", "decode"))
+    return parts and getattr(model, "pool", None) is None
+
+
+@torch.no_grad()
+def layerwise(
+    model: nn.Module,
+    x: Tensor,
+    graph: Any,
+    pe: Tensor | None = None,
+    *,
+    rows: int = _ROWS,
+    device: torch.device | None = None,
+    folder: Path | None = None,
+) -> Tensor:
+    """The model's outputs [N, C] in evaluation mode, each layer for all nodes before the next.
+
+    A block of rows is computed on the subgraph of all its neighbours, so every node's state is
+    computed once per layer and no neighbourhood explodes. In a process group every rank takes a
+    part of the rows and all get the result.
+
+    Args:
+        model: See :func:`supports`; left in evaluation mode.
+        x: Features ``[N, F]``, in memory or mapped.
+        graph: Anything that :func:`graphattn.as_graph` takes.
+        pe: Encoding ``[N, k]``.
+        rows: Rows of a block.
+        device: Where the blocks are computed; ``None``: where the model is.
+        folder: Where the states of two layers are kept as memory maps; ``None``: in memory.
+
+    Memory: 2 N D numbers (on disk with ``folder``), and a block with its neighbours.
+
+    Raises:
+        ValueError: A model that is not made of row-wise parts and blocks.
+    """
+    if not supports(model):
+        raise ValueError(
+            f"{type(model).__name__} has no encode, blocks and decode; run it on the full graph"
+        )
+    model.eval()
+    device = next(model.parameters()).device if device is None else device
+    sampler = NeighborSampler(as_graph(graph, len(x)), [-1])
+    parts = _parts(len(x), rows)
+    layers = [model.encode, *model.blocks, model.decode]
+    state, found = x, x
+    with tqdm(total=len(layers) * len(parts), unit="block", disable=None, delay=2) as bar:
+        for number, layer in enumerate(layers):
+            place = None if folder is None else folder / f"layer{number % 2}.npy"
+
+            def block(nodes: Tensor, layer: Any = layer, h: Tensor = state) -> Tensor:
+                bar.update()
+                if layer is layers[0]:
+                    rows = h[nodes].float() if h.dtype in _HALVES else h[nodes]
+                    return layer(*_moved(device, rows, None if pe is None else pe[nodes]))
+                if layer is layers[-1]:
+                    return layer(*_moved(device, h[nodes]))
+                out = sampler.sample(nodes, 0)
+                return layer(*_moved(device, h[out.node], local_graph(out)))[: len(nodes)]
+
+            found = _rows_of(block, parts, len(x), place)
+            state = found
+    return found
+
+
+def _parts(count: int, rows: int) -> list[Tensor]:
+    """This rank's blocks of rows: ranks have consecutive ranges, in their order."""
+    rank = dist.get_rank() if world_size() > 1 else 0
+    own = torch.tensor_split(torch.arange(count), world_size())[rank]
+    return list(torch.split(own, rows))
+
+
+def _rows_of(
+    block: Callable[[Tensor], Tensor], parts: list[Tensor], count: int, place: Path | None
+) -> Tensor:
+    """All ranks' rows joined, in memory or in a file."""
+    result: Tensor | None = None
+    for nodes in parts:
+        rows = block(nodes).to("cpu")
+        if result is None:
+            result = _allocate((count, rows.shape[1]), rows.dtype, place)
+        result[nodes[0] : nodes[-1] + 1] = rows
+    assert result is not None
+    if world_size() > 1:
+        own = result[parts[0][0] : parts[-1][-1] + 1]
+        result.copy_(gathered(own.contiguous()))
+    return result
+
+
+def _allocate(shape: tuple[int, int], dtype: torch.dtype, place: Path | None) -> Tensor:
+    if place is None:
+        return torch.empty(shape, dtype=dtype)
+    kind = torch.empty(0, dtype=dtype).numpy().dtype
+    place.unlink(missing_ok=True)  # the layer before last may still be mapped
+    array = np.lib.format.open_memmap(place, "w+", kind, shape)
+    return torch.from_numpy(array)
+
+
+def _moved(device: torch.device, *parts: Any) -> list[Any]:
+    return [part if part is None else part.to(device) for part in parts]

@@ -1,0 +1,214 @@
+"""Inputs in mini-batches: neighbourhoods for message passing, tokens for LargeGT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphattn.graph.csr import CSRGraph
+from graphattn.kernels.cpu.sampling import derive
+from graphattn.models import layerwise
+from graphattn.nn.sums import gathered, world_size
+from graphattn.sampling import NeighborSampler, TokenSampler, hop_features
+from graphattn.sampling.neighbor import local_graph
+from graphattn.sampling.prefetch import in_order
+from graphattn.training.config import SamplingConfig
+from graphattn.training.distributed import shard
+from graphattn.training.inputs import Forward, Inputs, Step
+
+
+def batch_places(count: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
+    """Global batches of an epoch: a permutation of 0 .. count - 1, whatever the number of ranks.
+
+    A last batch of less than a quarter joins the one before it, so that every rank has rows.
+
+    Raises:
+        ValueError: Fewer than 8 seeds per rank in a batch, or too few seeds for all ranks.
+    """
+    world = world_size()
+    if world > 1 and (batch_size < 8 * world or count < 2 * world):
+        raise ValueError(
+            f"{world} processes need sampling.batch_size of at least {8 * world} and {2 * world} "
+            f"training nodes, got {batch_size} and {count}; start fewer processes"
+        )
+    generator = torch.Generator().manual_seed(derive(seed, epoch) >> 1)
+    parts = list(torch.split(torch.randperm(count, generator=generator), batch_size))
+    if len(parts) > 1 and 4 * len(parts[-1]) < batch_size:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
+@dataclass
+class BatchedInputs(Inputs):
+    """What the two kinds of batches share: the order of the seeds, threads, the device.
+
+    Attributes:
+        config: Section ``sampling``.
+        seed: Of the order and of the samples.
+        target: Device of the model; features stay where they are.
+    """
+
+    config: SamplingConfig = field(default_factory=SamplingConfig)
+    seed: int = 0
+    target: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.target
+
+    def to(self, device: torch.device) -> BatchedInputs:
+        """These inputs for a model on ``device``: batches are moved there, nothing else."""
+        self.target = device
+        return self
+
+    def steps(self, seeds: Tensor, epoch: int) -> Iterator[Step]:
+        """Steps of an epoch; each rank has its part of every global batch."""
+        seeds = seeds.cpu()
+        places = batch_places(len(seeds), self.config.batch_size, self.seed, epoch)
+
+        def make(item: tuple[int, Tensor]) -> tuple[tuple[Any, ...], Tensor]:
+            number, part = item
+            part = shard(part)
+            return self.arguments(seeds[part], epoch, number), part
+
+        for arguments, part in in_order(make, enumerate(places), self.config.threads):
+            moved = tuple(self._moved(argument) for argument in arguments)
+            yield Step(self.flipped(moved), slice(0, len(part)), part.to(self.target))
+
+    def arguments(self, nodes: Tensor, epoch: int, number: int) -> tuple[Any, ...]:
+        """Arguments of the model for a batch; its first outputs belong to ``nodes``."""
+        raise NotImplementedError
+
+    def flipped(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments with new signs of the encoding, which every model takes third."""
+        if self.flip is None or arguments[2] is None:
+            return arguments
+        return (*arguments[:2], self.flip(arguments[2]), *arguments[3:])
+
+    def _moved(self, argument: Any) -> Any:
+        return argument if argument is None else argument.to(self.target)
+
+    def _x_of(self, nodes: Tensor) -> Tensor:
+        """Features of nodes, halves widened; read in ascending order, as a disk likes it."""
+        distinct, place = torch.unique(nodes, return_inverse=True)
+        return _wide(self.x[distinct])[place]
+
+    def _pe_of(self, nodes: Tensor) -> Tensor | None:
+        return None if self.pe is None else self.pe[nodes]
+
+
+@dataclass
+class NeighborInputs(BatchedInputs):
+    """Batches of sampled neighbourhoods for any model of ``(x, graph, pe)``.
+
+    Evaluation reads every neighbour: layer by layer where the model can (``layerwise``), else on
+    the full graph.
+    """
+
+    def __post_init__(self) -> None:
+        fanouts, direction = self.config.num_neighbors, self.config.direction
+        self.sampler = NeighborSampler(self.graph, fanouts, direction=direction)
+
+    def arguments(self, nodes: Tensor, epoch: int, number: int) -> tuple[Any, ...]:
+        """Features, graph and encoding of the nodes sampled around ``nodes``."""
+        seed = derive(derive(self.seed, epoch), number)
+        out = self.sampler.sample(nodes, seed)
+        return self._x_of(out.node), local_graph(out), self._pe_of(out.node)
+
+    def outputs(self, forward: Forward, model: nn.Module, nodes: Tensor | None = None) -> Tensor:
+        """Outputs of ``nodes`` with every neighbour read, shared out over the ranks."""
+        if layerwise.supports(model):
+            found = layerwise.layerwise(model, self.x, self.graph, self.pe, device=self.target)
+        else:
+            found = forward(*map(self._moved, (self.x.float(), self.graph, self.pe)))
+        found = found.to(self.target)
+        return found if nodes is None else found[nodes]
+
+
+@dataclass
+class TokenInputs(BatchedInputs):
+    """Batches of LargeGT: tokens of every node, and the hop features of the distinct ones."""
+
+    hops: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        config = self.config
+        self.sampler = TokenSampler(
+            self.graph,
+            config.tokens,
+            mode=config.mode,
+            direction=config.direction,
+            resample=config.resample,
+            seed=self.seed,
+        )
+        if self.hops is None:
+            found = hop_features(self.graph, self.x, direction=config.direction)
+            self.hops = torch.stack(found, dim=1)
+
+    def arguments(self, nodes: Tensor, epoch: int, number: int) -> tuple[Any, ...]:
+        """Hop features of the distinct tokens, tokens, encoding and numbers of ``nodes``."""
+        assert self.hops is not None
+        tokens = self.sampler.sample(nodes, epoch=epoch, batch=number)
+        distinct, place = torch.unique(tokens, return_inverse=True)
+        return self.hops[distinct.long()], place, self._pe_of(nodes), nodes
+
+    def start_epoch(self, model: nn.Module, epoch: int) -> None:
+        """Let a codebook assign all nodes, every ``refresh_every`` epochs."""
+        refresh = getattr(model, "refresh", None)
+        if refresh is not None and epoch % model.refresh_every == 0:
+
+            def read(nodes: Tensor) -> tuple[Tensor, Tensor | None]:
+                return self._moved(self._x_of(nodes)), self._moved(self._pe_of(nodes))
+
+            refresh(len(self.x), read)
+
+    def outputs(self, forward: Forward, model: nn.Module, nodes: Tensor | None = None) -> Tensor:
+        """Outputs of ``nodes`` in batches, with the tokens of epoch 0."""
+        chosen = shard(torch.arange(len(self.x)) if nodes is None else nodes.cpu())
+
+        def make(part: Tensor) -> tuple[Any, ...]:
+            return self.arguments(part, 0, 0)
+
+        parts = torch.split(chosen, self.config.batch_size)
+        made = in_order(make, parts, self.config.threads)
+        found = [forward(*map(self._moved, arguments)) for arguments in made]
+        return gathered(torch.cat(found))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def batched(
+    inputs: Inputs, model: nn.Module, graph: CSRGraph, config: SamplingConfig, seed: int
+) -> Inputs:
+    """The inputs in the form that model and configuration ask for.
+
+    Args:
+        inputs: Features and encoding.
+        model: Its attribute ``batched`` is "tokens" if it reads tokens.
+        graph: As the model attends over it.
+        config: Section ``sampling``.
+        seed: Of the batches.
+
+    Raises:
+        ValueError: A model of tokens without a batch size, or fewer fan-outs than layers.
+    """
+    wants_tokens = getattr(model, "batched", None) == "tokens"
+    if config.batch_size < 0 or (wants_tokens and config.batch_size == 0):
+        raise ValueError(
+            f"expected sampling.batch_size of at least {int(wants_tokens)}, got "
+            f"{config.batch_size}; {type(model).__name__} is trained with 1024"
+        )
+    common = (inputs.x, graph, inputs.pe, inputs.flip, config, seed)
+    if wants_tokens:
+        return TokenInputs(*common)
+    if config.batch_size:
+        return NeighborInputs(*common)
+    inputs.graph = graph
+    return inputs

@@ -1,0 +1,160 @@
+"""The store: what goes in comes out, killed builds go on, and damage is named."""
+
+import errno
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import graphattn as ga
+from graphattn.datasets.generated import power_law
+from graphattn.graph import store_build
+from graphattn.graph.store import Store
+from graphattn.graph.store_build import build_store
+from graphattn.sampling import NeighborLoader, open_store
+
+N, E = 230, 3000
+EDGES = power_law(220, E, 0.7, 0.4)[:, torch.randperm(E, generator=torch.manual_seed(0))]
+X = torch.randn(N, 6, generator=torch.manual_seed(1))
+Y = torch.arange(N) % 4
+
+
+def blocks() -> Iterator[np.ndarray]:
+    for part in torch.split(EDGES, 700, dim=1):
+        yield part.numpy()
+
+
+def build(folder: Path, **options: Any) -> Store:
+    arrays = {"x": X, "y": Y, "split_train": torch.arange(0, N, 2)}
+    return build_store(folder, N, E, blocks, arrays, **({"bucket": 500} | options))
+
+
+@pytest.mark.parametrize("options", [{}, {"coalesce": True}, {"undirected": True}])
+def test_the_graph_comes_back(tmp_path: Path, options: dict[str, bool]) -> None:
+    graph = build(tmp_path, **options).graph
+    want = ga.as_graph(EDGES, N)
+    want = want.to_undirected() if "undirected" in options else want
+    want = want.coalesce() if options else want
+    assert torch.equal(graph.indptr, want.indptr)
+    assert torch.equal(graph.indices, want.indices) and graph.indices.dtype == torch.int32
+    assert not (tmp_path / "buckets").exists() and not (tmp_path / "progress.json").exists()
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16", None])
+def test_arrays_come_back(tmp_path: Path, dtype: str | None) -> None:
+    store = build(tmp_path, dtype=dtype)
+    kind = store_build.DTYPES[dtype or "fp32"]
+    assert torch.equal(store.array("x"), X.to(kind))
+    nodes = torch.tensor([7, 3, 7, 229, 0])
+    assert torch.equal(store.gather("x", nodes), X.to(kind)[nodes])
+    assert torch.equal(store.array("y"), Y)
+    store.verify()
+
+
+@pytest.mark.parametrize("step", range(1, 12, 2))
+def test_a_killed_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    put, calls = store_build._Progress.put, []
+
+    def killed(self: Any, **values: Any) -> None:
+        if len(calls) == step:
+            raise KeyboardInterrupt
+        calls.append(values)
+        put(self, **values)
+
+    monkeypatch.setattr(store_build._Progress, "put", killed)
+    monkeypatch.setattr(store_build, "_ROWS", 2000)
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "a")
+    with pytest.raises(ValueError, match="is no graph store"):
+        Store(tmp_path / "a")
+    with pytest.raises(ValueError, match="beginning of another store"):
+        build(tmp_path / "a", undirected=True)
+    monkeypatch.setattr(store_build._Progress, "put", put)
+    build(tmp_path / "a")
+    build(tmp_path / "b")
+    for name in ("indptr", "indices", "x", "y", "split_train"):
+        one, other = (tmp_path / f / f"{name}.npy" for f in "ab")
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_loader_reads_from_the_disk(tmp_path: Path) -> None:
+    build(tmp_path, dtype="fp16")
+    features, topology = open_store(tmp_path)
+    seeds = torch.arange(0, N, 3)
+    graph = ga.as_graph(EDGES, N)
+    memory = ga.sampling.NeighborSampler(graph, [4, 3])
+    loader = NeighborLoader((features, topology), [4, 3], input_nodes=seeds, batch_size=40)
+    for batch in loader:
+        assert torch.equal(batch.x, X.half().float()[batch.n_id])
+        assert torch.equal(batch.y, Y[batch.n_id])
+        source, target = batch.n_id[batch.edge_index]
+        assert torch.equal(graph.indices[batch.e_id].long(), source)
+        assert torch.equal(graph.row_index()[batch.e_id], target)
+    direct = memory.sample(seeds, 5)
+    mapped = ga.sampling.NeighborSampler((features, topology), [4, 3]).sample(seeds, 5)
+    assert torch.equal(direct.node, mapped.node) and torch.equal(direct.row, mapped.row)
+
+
+def damage_truncated(folder: Path) -> None:
+    with (folder / "x.npy").open("r+b") as file:
+        file.truncate(1000)
+
+
+def damage_swapped(folder: Path) -> None:
+    other = np.zeros_like(np.load(folder / "x.npy"))
+    np.save(folder / "x.npy", other)
+
+
+def damage_removed(folder: Path) -> None:
+    (folder / "indices.npy").unlink()
+
+
+def damage_version(folder: Path) -> None:
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps(meta | {"version": 99}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_truncated, "x.npy is damaged: it has 1,000 bytes instead of"),
+        (damage_swapped, "x.npy is damaged: its content is not what was written"),
+        (damage_removed, "indices.npy is damaged: it is missing"),
+        (damage_version, "store version 99, expected 1"),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, damage: Any, message: str) -> None:
+    build(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        Store(tmp_path)
+
+
+def test_verify_reads_everything(tmp_path: Path) -> None:
+    store = build(tmp_path)
+    store.meta["arrays"]["y"]["sha256"] = "0" * 64
+    with pytest.raises(ValueError, match="y.npy is damaged: its SHA-256"):
+        store.verify()
+
+
+def test_wrong_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"nodes in \[0, 100\), got"):
+        build_store(tmp_path / "a", 100, E, blocks, {})
+    with pytest.raises(ValueError, match="dtype must be one of fp32, fp16, bf16"):
+        build(tmp_path / "b", dtype="fp8")
+    with pytest.raises(KeyError, match="has no array 'z'; it has x, y"):
+        build(tmp_path / "c").array("z")
+
+    def full(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store_build, "_open_at", full)
+    with pytest.raises(OSError, match="the disk is full; free some and"):
+        build(tmp_path / "d")
+    monkeypatch.setattr(store_build.shutil, "disk_usage", lambda _: type("U", (), {"free": 9}))
+    with pytest.raises(OSError, match="GB needed"):
+        build(tmp_path / "e")

@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from graphattn.models import LargeGT
+
+
+def batch(nodes: int = 12) -> tuple[torch.Tensor, ...]:
+    features = torch.randn(20, 3, 7)
+    return features, torch.randint(0, 20, (nodes, 5)), torch.randn(nodes, 4), torch.arange(nodes)
+
+
+@pytest.mark.parametrize("variant", ["local", "global", "full"])
+def test_variants_run_and_learn(variant: str) -> None:
+    model = LargeGT(
+        7, 16, 3, num_nodes=40, variant=variant, pe_dim=4, global_dim=8, num_codes=8, dropout=0.0,
+        block_dropout=0.0,
+    )  # fmt: skip
+    arguments = batch()
+    out = model(*arguments)
+    assert out.shape == (12, 3)
+    out.square().sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    reads_pe = not torch.equal(
+        model.eval()(*arguments), model(*arguments[:2], arguments[2] + 1, arguments[3])
+    )
+    assert reads_pe == (variant != "local")
+
+
+def test_output_does_not_depend_on_the_batch() -> None:
+    model = LargeGT(7, 16, 3, num_nodes=40, pe_dim=4, num_codes=8)
+    features, tokens, pe, nodes = batch()
+    model(features, tokens, pe, nodes)
+    model.eval()
+    whole = model(features, tokens, pe, nodes)
+    part = model(features, tokens[3:5], pe[3:5], nodes[3:5])
+    torch.testing.assert_close(part, whole[3:5])
+
+
+def test_refresh_assigns_all_nodes() -> None:
+    model = LargeGT(7, 16, 3, num_nodes=40, pe_dim=4, num_codes=8)
+    x, pe = torch.randn(40, 7), torch.randn(40, 4)
+    assert not model.codebook.started
+    model.refresh(40, lambda nodes: (x[nodes], pe[nodes]))
+    assert model.codebook.started and model.training
+    u = torch.cat([model.eval().mlp(x), pe], 1)
+    normed = (u - model.codebook.mean) / (model.codebook.var + 1e-5).sqrt()
+    nearest = torch.cdist(normed, model.codebook.codes).argmin(1)
+    assert torch.equal(model.codebook.assignment.long(), nearest)
+
+
+def test_wrong_input() -> None:
+    with pytest.raises(ValueError, match="one layer, got 2"):
+        LargeGT(7, 16, 3, 2, num_nodes=4)
+    with pytest.raises(ValueError, match="variant must be one of"):
+        LargeGT(7, 16, 3, num_nodes=4, variant="both")
+    with pytest.raises(ValueError, match="pe_dim=4"):
+        LargeGT(7, 16, 3, num_nodes=20, pe_dim=4)(*batch()[:2], None, torch.arange(12))

@@ -1,0 +1,45 @@
+"""What each process of test_distributed.py does: ``rank_worker.py CONFIG.yaml OUT.pt [DIE]``."""
+
+import itertools
+import os
+import sys
+from typing import Any
+
+import torch
+
+from graphattn.training.build import prepare
+from graphattn.training.config import TrainConfig
+from graphattn.training.config_file import read_config
+from graphattn.training.distributed import process_group, rank
+from graphattn.training.loop import Trainer
+
+
+def three_steps(config: TrainConfig, die: bool) -> dict[str, Any]:
+    """Weights, losses and outputs of all nodes after three steps in float64."""
+    run = prepare(config)
+    run.model.double()
+    run.inputs.x = run.inputs.x.double()
+    if getattr(run.inputs, "hops", None) is not None:
+        run.inputs.hops = run.inputs.hops.double()
+    trainer = Trainer(run.model, run.inputs, run.supervision, config)
+    trainer.model.train()
+    run.inputs.start_epoch(trainer.model, 0)
+    losses = []
+    for step in itertools.islice(run.inputs.steps(run.supervision.train, 0), 3):
+        if die and rank() == 1 and losses:
+            os._exit(3)
+        losses.append(trainer._train_step(step)[0])
+    outputs = run.inputs.outputs(run.model.eval(), run.model)
+    return {"model": run.model.state_dict(), "losses": losses, "outputs": outputs.detach()}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with process_group():
+        state = three_steps(read_config(sys.argv[1]), "DIE" in sys.argv)
+        if rank() == 0:
+            torch.save(state, sys.argv[2])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Two gloo processes against one: same parameters, same outputs, no hang when one dies."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from graphattn.training.config import TrainConfig
+from graphattn.training.config_file import write_config
+from tests.training.rank_worker import three_steps
+
+ROOT = Path(__file__).parents[2]
+
+
+def launch(processes: int, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Under torchrun, as a user would."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={processes}", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+
+
+@pytest.mark.parametrize("model", [pytest.param("gt-sep", marks=pytest.mark.slow), "large-gt"])
+def test_two_processes_equal_one(config: TrainConfig, tmp_path: Path, model: str) -> None:
+    config.model.name, config.model.dropout, config.model.norm = model, 0.0, "layer"
+    config.optim.name, config.optim.lr = "sgd", 0.1
+    config.sampling.batch_size = 19  # shards of 10 and 9
+    # A drawn neighbourhood depends on the other seeds of its shard; a whole one does not.
+    config.sampling.num_neighbors, config.sampling.tokens = [-1, -1], 4
+    if model == "large-gt":
+        config.model.layers = 1
+        config.model.options = {"num_codes": 8, "block_dropout": 0.0, "global_dim": 8}
+    write_config(config, tmp_path / "config.yaml")
+    worker = ROOT / "tests/training/rank_worker.py"
+    done = launch(2, worker, tmp_path / "config.yaml", tmp_path / "two.pt")
+    assert done.returncode == 0, done.stdout + done.stderr
+    two, one = torch.load(tmp_path / "two.pt", weights_only=True), three_steps(config, False)
+    for key, value in one["model"].items():
+        torch.testing.assert_close(two["model"][key], value, rtol=1e-6, atol=1e-8, msg=key)
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-6)
+    torch.testing.assert_close(two["outputs"], one["outputs"], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.slow
+def test_a_dead_rank_ends_the_run(config: TrainConfig, tmp_path: Path) -> None:
+    config.sampling.batch_size, config.sampling.num_neighbors = 19, [3, 2]
+    write_config(config, tmp_path / "config.yaml")
+    worker = ROOT / "tests/training/rank_worker.py"
+    done = launch(2, worker, tmp_path / "config.yaml", tmp_path / "out.pt", "DIE")
+    assert done.returncode != 0
+    assert not (tmp_path / "out.pt").exists()
+
+
+@pytest.mark.slow
+def test_the_command_line_runs_in_two_processes(tmp_path: Path) -> None:
+    example = ROOT / "examples/06_torchrun.py"
+    arguments = ["--epochs", "1", "--width", "16", "--out", tmp_path / "run"]
+    done = launch(2, example, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "test 0." in done.stdout
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) >= ["best.safetensors"]
+    full = launch(2, "-m", "graphattn.cli", "train", "--out", tmp_path / "full")
+    assert "would all repeat the same full-graph step" in full.stderr
