@@ -18,7 +18,7 @@ from graphattn.kernels.cpu.vector import named_intrinsic
 # No fastmath: it removes the tests for inf and NaN that masks and empty rows rest on.
 OPTIONS = {"nogil": True, "error_model": "numpy"}
 CACHE_ERRORS = (OSError, EOFError, pickle.UnpicklingError)
-_IMPORT = re.compile(r"^from graphattn\.kernels\.([\w.]+) import", re.MULTILINE)
+_IMPORT = re.compile(r"^from graphattn\.kernels\.([\w.]+) import (\w*)", re.MULTILINE)
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -29,8 +29,10 @@ def made_of(path: Path) -> set[Path]:
         path = left.pop()
         if path not in found:
             found.add(path)
-            names = _IMPORT.findall(path.read_text())
-            left += [_ROOT.joinpath(*name.split(".")).with_suffix(".py") for name in names]
+            for module, name in _IMPORT.findall(path.read_text()):
+                inside = _ROOT.joinpath(*module.split("."))
+                files = inside.with_suffix(".py"), inside / f"{name}.py"
+                left += [file for file in files if file.exists()]
     return found
 
 
