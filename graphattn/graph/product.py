@@ -123,7 +123,9 @@ class ProductGraph:
 
     def to(self, device: torch.device | str) -> "ProductGraph":
         """This graph for tensors on ``device``; cached."""
-        device = torch.empty(0, device=device).device
+        device = torch.device(device)
+        if device.type != "cpu" and device.index is None:
+            device = torch.empty(0, device=device).device
         if device == self.device:
             return self
         if device not in self._elsewhere:
