@@ -1,8 +1,7 @@
 """Fresh memory for results: large ones on huge pages, where Linux offers them.
 
-The first write to a new page costs a fault. In pages of 4 KiB these faults take as long as a fifth
-of a training step's attention; in pages of 2 MiB they are gone, and whoever gathers from the
-tensor later misses fewer address translations. numpy asks for the same for its arrays.
+The first write to a new page costs a fault, and so does giving it back: of a result of 51 MB that
+is 12,500 faults in pages of 4 KiB, 25 in pages of 2 MiB. numpy asks for the same for its arrays.
 """
 
 import ctypes
