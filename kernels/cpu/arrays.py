@@ -4,17 +4,19 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, typeof
+from numba import typeof
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from graphattn.kernels.cpu.compile import CACHE_ERRORS, OPTIONS
+from graphattn.kernels.cpu.compile import compiled, version_of
+from graphattn.kernels.cpu.shape import ConstantType
 
 
 class ArrayKernel:
     """A Numba function of arrays and numbers, compiled per types at its first use, without the GIL.
 
-    Machine code is cached on disk; where that fails, the kernel is compiled in memory.
+    Its first parameter, ``version``, is not looked at: its type carries the version of the
+    function's sources, which is how an edited helper invalidates what is cached on disk.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -26,17 +28,9 @@ class ArrayKernel:
         signature = tuple(map(typeof, arguments))
         entry = self._entries.get(signature)
         if entry is None:
-            entry = self._entries[signature] = self._compile(signature)
-        return entry(*arguments)
-
-    def _compile(self, signature: tuple[types.Type, ...]) -> Callable[..., Any]:
-        try:
-            cached = njit(cache=True, **OPTIONS)(self.function)
-            cached.compile(signature)
-        except (RuntimeError, *CACHE_ERRORS):
-            cached = njit(**OPTIONS)(self.function)
-            cached.compile(signature)
-        return cached  # type: ignore[no-any-return]
+            version = ConstantType("arrays", version_of(self.function))
+            entry = self._entries[signature] = compiled(self.function, (version, *signature))
+        return entry(None, *arguments)
 
 
 @intrinsic

@@ -16,8 +16,8 @@ from graphattn.kernels.cpu.shape import Shape, numba_type
 from graphattn.kernels.cpu.vector import named_intrinsic
 
 # No fastmath: it removes the tests for inf and NaN that masks and empty rows rest on.
-OPTIONS = {"nogil": True, "error_model": "numpy"}
-CACHE_ERRORS = (OSError, EOFError, pickle.UnpicklingError)
+_OPTIONS = {"nogil": True, "error_model": "numpy"}
+_CACHE_ERRORS = (OSError, EOFError, pickle.UnpicklingError)
 _IMPORT = re.compile(r"^from graphattn\.kernels\.([\w.]+) import (\w*)", re.MULTILINE)
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,7 +36,7 @@ def made_of(path: Path) -> set[Path]:
     return found
 
 
-def _version(function: Callable[..., None]) -> str:
+def version_of(function: Callable[..., None]) -> str:
     """Hash of what a kernel is made of; Numba itself looks at the kernel's own file alone."""
     files = sorted(made_of(Path(inspect.getfile(function)).resolve()))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
@@ -91,12 +91,36 @@ def choice(
     return named_intrinsic(first.__name__, doc, names, definition)
 
 
+def compiled(function: Callable[..., Any], signature: tuple[types.Type, ...]) -> Callable[..., Any]:
+    """Machine code of a function, cached on disk.
+
+    Where the cache folder cannot be written, or an entry is damaged, it is compiled in memory.
+    """
+    entry = _cached(function, signature)
+    if entry is None:
+        entry = njit(**_OPTIONS)(function).compile(signature)
+    return entry
+
+
+def _cached(
+    function: Callable[..., Any], signature: tuple[types.Type, ...]
+) -> Callable[..., Any] | None:
+    """As ``compiled``, by way of the disk; None where that fails."""
+    try:
+        # Numba raises RuntimeError when no cache folder can be written.
+        cached = njit(cache=True, **_OPTIONS)(function)
+        entry: Callable[..., Any] = cached.compile(signature)
+    except (RuntimeError, *_CACHE_ERRORS):
+        return None
+    # Two processes that compile at the same time can exchange entries in Numba's cache.
+    return entry if signature in cached.overloads else None
+
+
 class Kernel:
     """A Numba function compiled per shape and per set of options, at its first use.
 
     Arguments are a Shape, ints, floats, None and named tuples of ints, so the signature is known
-    without Numba's own, slower, look at each argument. Machine code is cached on disk; where the
-    cache folder cannot be written, or an entry is damaged, the kernel is compiled in memory.
+    without Numba's own, slower, look at each argument.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
@@ -109,21 +133,7 @@ class Kernel:
         key = (arguments[0], tuple(map(type, arguments)))
         entry = self._entries.get(key)
         if entry is None:
-            version = _version(self.function)
-            entry = self._compile(tuple(_numba_type(a, version) for a in arguments))
-            self._entries[key] = entry
-        return entry
-
-    def _compile(self, signature: tuple[types.Type, ...]) -> Callable[..., None]:
-        try:
-            # Numba raises RuntimeError when no cache folder can be written.
-            cached = njit(cache=True, **OPTIONS)(self.function)
-            entry: Callable[..., None] = cached.compile(signature)
-        except (RuntimeError, *CACHE_ERRORS):
-            return self._compile_in_memory(signature)
-        # Two processes that compile at the same time can exchange entries in Numba's cache.
-        return entry if signature in cached.overloads else self._compile_in_memory(signature)
-
-    def _compile_in_memory(self, signature: tuple[types.Type, ...]) -> Callable[..., None]:
-        entry: Callable[..., None] = njit(**OPTIONS)(self.function).compile(signature)
+            version = version_of(self.function)
+            signature = tuple(_numba_type(a, version) for a in arguments)
+            entry = self._entries[key] = compiled(self.function, signature)
         return entry

@@ -38,7 +38,7 @@ def _find(table, shift, node):
     return slot
 
 
-def _insert(table, shift, nodes, first, last, places):
+def _insert(version, table, shift, nodes, first, last, places):
     """Enter the nodes ``first`` to ``last`` (their first copies) and note their slots."""
     for local in range(first, last):
         slot = _find(table, shift, nodes[local])
@@ -47,7 +47,7 @@ def _insert(table, shift, nodes, first, last, places):
         places[local] = slot
 
 
-def _count(indptr, nodes, first, last, fanout, replace, begin, degree, taken):
+def _count(version, indptr, nodes, first, last, fanout, replace, begin, degree, taken):
     """First edge, degree and number of edges to take of every node, and room for a choice."""
     room = np.int64(0)
     for place in range(first, last):
@@ -104,7 +104,7 @@ def _sort_row(source, position, start, end):
 
 
 def _expand(
-    indices, nodes, first, last, filled, key, begin, degree, taken, draw, room,
+    version, indices, nodes, first, last, filled, key, begin, degree, taken, draw, room,
     table, shift, places, source, target, position, at,
 ):  # fmt: skip
     """Draw the rows of the nodes ``first`` to ``last``; returns the number of nodes after it.
@@ -140,7 +140,7 @@ def _expand(
     return filled
 
 
-def _sort_rows(source, target, position):
+def _sort_rows(version, source, target, position):
     """Bring edges that ascend by target into CSR order: by target, source, position."""
     start = 0
     for edge in range(1, len(target) + 1):
@@ -149,7 +149,7 @@ def _sort_rows(source, target, position):
             start = edge
 
 
-def _induced(indptr, indices, nodes, table, shift, count_only, counts, source, position):
+def _induced(version, indptr, indices, nodes, table, shift, count_only, counts, source, position):
     """Edges among the nodes in the table: counted, or written in CSR order."""
     at = np.int64(0)
     for place in range(len(nodes)):

@@ -139,9 +139,9 @@ class Row:
 
 
 class ConstantType(types.Type):
-    """Numba type of a value that is all type: a ``Shape`` or a ``Row``."""
+    """Numba type of a value that is all type: a ``Shape``, a ``Row``, or a version alone."""
 
-    def __init__(self, constant: Shape | Row, version: str) -> None:
+    def __init__(self, constant: "Shape | Row | str", version: str) -> None:
         super().__init__(name=f"{constant} {version}")
         self.constant = constant
         self.version = version

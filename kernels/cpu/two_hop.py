@@ -118,7 +118,7 @@ def _walk(indptr, indices, begin, end, key, found, row):
             row[1 + step] = indices[found[step]]
 
 
-def _tokens(indptr, indices, nodes, first, last, seed, walk, bits, found, out):
+def _tokens(version, indptr, indices, nodes, first, last, seed, walk, bits, found, out):
     """Rows ``first`` to ``last`` of the table; returns the row for which ``found`` is too short."""
     total, rest = len(indptr) - 1, out.shape[1] - 1
     for place in range(first, last):

@@ -48,10 +48,19 @@ def run_python(code: str, cache: Path, root: Path = ROOT) -> str:
     return done.stdout
 
 
-def compilations(cache: Path, root: Path = ROOT) -> int:
-    """How many functions a fresh process has to compile for one forward call."""
-    body = textwrap.indent(textwrap.dedent(CALL), "    ")
+def compilations(cache: Path, root: Path = ROOT, call: str = CALL) -> int:
+    """How many functions a fresh process has to compile for one call."""
+    body = textwrap.indent(textwrap.dedent(call), "    ")
     return int(run_python(f"def run():\n{body}\n{textwrap.dedent(COUNT)}", cache, root))
+
+
+ARRAY_CALL = """
+    import numpy
+    from graphattn.kernels.cpu import neighbors
+    edges = numpy.arange(3)[::-1].copy()
+    neighbors.sort_rows(edges, numpy.zeros(3, int), numpy.arange(3))
+    assert edges.tolist() == [0, 1, 2]
+"""
 
 
 def small_call() -> torch.Tensor:
@@ -60,11 +69,25 @@ def small_call() -> torch.Tensor:
     return scope["out"]
 
 
+def copy_kernels(to: Path) -> None:
+    shutil.copytree(ROOT / "kernels", to / "kernels", ignore=shutil.ignore_patterns("__py*"))
+    (to / "graphattn").mkdir()
+    (to / "graphattn" / "__init__.py").touch()
+    (to / "graphattn" / "kernels").symlink_to("../kernels")
+
+
+def test_array_kernels_notice_a_changed_helper(tmp_path: Path) -> None:
+    copy_kernels(tmp_path)
+    cache = tmp_path / "cache"
+    assert compilations(cache, tmp_path, ARRAY_CALL) > 0
+    assert compilations(cache, tmp_path, ARRAY_CALL) == 0
+    with open(tmp_path / "kernels" / "cpu" / "random.py", "a") as file:
+        file.write("# changed\n")
+    assert compilations(cache, tmp_path, ARRAY_CALL) > 0
+
+
 def test_second_process_hits_changed_helper_misses_damage_is_ignored(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "kernels", tmp_path / "kernels", ignore=shutil.ignore_patterns("__py*"))
-    (tmp_path / "graphattn").mkdir()
-    (tmp_path / "graphattn" / "__init__.py").touch()
-    (tmp_path / "graphattn" / "kernels").symlink_to("../kernels")
+    copy_kernels(tmp_path)
     cache = tmp_path / "cache"
     assert compilations(cache, tmp_path) > 0
     assert compilations(cache, tmp_path) == 0
