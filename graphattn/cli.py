@@ -40,8 +40,13 @@ def main(argv: list[str] | None = None) -> int:
         Exit code: 0; 1 for an error while running; 2 for wrong arguments; 130 after Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else argv
-    commands = {"train": train, "evaluate": evaluate, "protocol": protocol, "info": info}
-    commands["partition"] = partition
+    commands = {
+        "train": train,
+        "evaluate": evaluate,
+        "protocol": protocol,
+        "partition": partition,
+        "info": info,
+    }
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if argv else 2

@@ -113,9 +113,10 @@ def attention(
     Memory O(N H D + E): beyond inputs and outputs, only the LSE is kept for backward; no tensor
     of size E x D is made, except copies of half-precision edge tensors, which the CPU reads in
     float32. Over a grid neighbours are computed, so there is no term in E either, except in the
-    reference, under ``top_m``, and on the GPU with any option of the score, with ``border="wrap"``,
-    in float64 or for heads beyond 256 bytes: there a grid's edges are written down once. ``top_m``
-    needs the logits [E, H] for a moment, and keeps 4 bytes per edge.
+    reference, under ``top_m``, and on the GPU with dropout or any option of the score but relative
+    positions, with ``border="wrap"``, in float64 or for heads beyond 256 bytes: there a grid's
+    edges are written down once. ``top_m`` needs the logits [E, H] for a moment, and keeps 4 bytes
+    per edge.
     Deterministic bit for bit, forward and backward. The backward pass recomputes the weights
     (Rabe and Staats, 2021; Dao et al., 2022). ``torch.vmap`` maps query, key and value;
     forward-mode differentiation and other ``torch.func`` transforms need ``impl="reference"``.

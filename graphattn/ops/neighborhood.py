@@ -117,9 +117,9 @@ def na2d(
         ValueError: shapes or windows do not fit; the message names the tensor and the axis.
         TypeError: an argument is unknown or of the wrong type.
 
-    Memory: outputs and LSE, whatever the window. On the GPU ``rpb``, dropout, ``"wrap"``, float64
-    and heads beyond 256 bytes need the edges written down, once for each geometry: 4 bytes each, 12
-    more for training.
+    Memory: outputs and LSE, whatever the window. On the GPU dropout, ``"wrap"``, float64 and heads
+    beyond 256 bytes need the edges written down, once for each geometry: 4 bytes each, 12 more for
+    training.
     """
     window = kernel_size, stride, dilation, is_causal
     return _attend(2, query, key, value, window, scale, options)
