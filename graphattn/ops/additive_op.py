@@ -14,15 +14,8 @@ from graphattn.kernels.reference import attention as reference_attention
 from graphattn.kernels.reference import message as reference
 from graphattn.kernels.reference.edges import accumulate_dtype
 from graphattn.kernels.score import Results, Score
-from graphattn.ops.additive_scores_op import (
-    again,
-    like,
-    needed,
-    pull_scores,
-    save,
-    saved,
-    scores_of_edges,
-)
+from graphattn.ops.additive_scores_op import pull_scores, scores_of_edges
+from graphattn.ops.derivatives import first_derivative, like, needed, save, saved
 from graphattn.ops.fused import direct, filled, kernels, unflatten
 
 
@@ -180,7 +173,7 @@ def _backward_attend(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None)
         activation, slope, dropout_p, _ = options
         repeated = attend_by_reference(given, rows, activation, slope, dropout_p)
         pulls = [grad_out, torch.zeros_like(lse) if grad_lse is None else grad_lse]
-        found = again(repeated, pulls, given[:6], needs)
+        found = first_derivative(repeated, pulls, given[:6], needs)
     else:
         found = pull_attention(grad_out, grad_lse, out, lse, *given, rows, cols, *options, needs)
     grads = needed(found, needs)

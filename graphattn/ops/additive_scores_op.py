@@ -13,6 +13,7 @@ from torch import Tensor
 
 from graphattn.kernels.reference import message as reference
 from graphattn.kernels.reference.edges import accumulate_dtype
+from graphattn.ops.derivatives import first_derivative, like, needed, save, saved
 from graphattn.ops.fused import direct, filled, kernels, unflatten
 
 
@@ -141,17 +142,6 @@ def _(
     return a, b, c, d, e
 
 
-def like(given: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor]:
-    """Empty gradients; of size 0 where none is needed."""
-    first = next(t for t in given if t is not None)
-    return [
-        first.new_empty(0)
-        if t is None or not need
-        else torch.empty_like(t, memory_format=torch.contiguous_format)
-        for t, need in zip(given, needs, strict=True)
-    ]
-
-
 def _save_scores(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     save(ctx, inputs, 5, ())
 
@@ -163,42 +153,10 @@ def _backward_scores(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         layout, (activation, slope, _) = unflatten(rows), options
         five: tuple[Any, Any, Any, Any, Any] = tuple(given)
         repeated = reference.additive_scores(*five, layout, activation=activation, slope=slope)
-        found = again([repeated], [grad], given, needs)
+        found = first_derivative([repeated], [grad], given, needs)
     else:
         found = _pull_directly(grad, *given, rows, cols, *options, needs)
     return *needed(found, needs), [None] * len(rows), [None] * len(cols), *[None] * 3
 
 
 score_edges = direct(scores_op, scores_of_edges, _save_scores, _backward_scores)
-
-
-def save(ctx: Any, inputs: tuple[Any, ...], count: int, output: tuple[Tensor, ...]) -> None:
-    """Keep the first ``count`` inputs, the results and the layouts; the rest are options."""
-    given, (rows, cols, *options) = inputs[:count], inputs[count:]
-    ctx.there = [t is not None for t in given]
-    ctx.sizes, ctx.options = (len(rows), len(cols)), options
-    ctx.save_for_backward(*output, *rows, *cols, *(t for t in given if t is not None))
-
-
-def saved(ctx: Any, results: int) -> tuple[Any, ...]:
-    num_rows, num_cols = ctx.sizes
-    done, rest = ctx.saved_tensors[:results], ctx.saved_tensors[results:]
-    kept = iter(rest[num_rows + num_cols :])
-    given = [next(kept) if there else None for there in ctx.there]
-    return given, done, rest[:num_rows], rest[num_rows:][:num_cols], ctx.options
-
-
-def again(
-    outs: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    given: Sequence[Tensor | None],
-    needs: Sequence[bool],
-) -> list[Tensor | None]:
-    """First derivative through the reference, so that it can be differentiated again."""
-    wanted = [t for t, need in zip(given, needs, strict=True) if need and t is not None]
-    found = iter(torch.autograd.grad(outs, wanted, grads, create_graph=True, allow_unused=True))
-    return [next(found) if need else None for need in needs]
-
-
-def needed(found: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor | None]:
-    return [g if need else None for g, need in zip(found, needs, strict=True)]

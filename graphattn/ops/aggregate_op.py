@@ -13,6 +13,7 @@ from torch import Tensor
 from graphattn.kernels.reference import aggregate as reference
 from graphattn.kernels.reference.edges import accumulate_dtype
 from graphattn.ops.batching import register_batching
+from graphattn.ops.derivatives import first_derivative, needed
 from graphattn.ops.fused import direct, filled, kernels, unflatten
 
 
@@ -132,8 +133,7 @@ def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Any,
         found = _differentiable_backward(grad_out, x, weight, rows, cols, ctx.options[0], needs)
     else:
         found = pull_messages(grad_out, stats, x, weight, rows[0], cols, *ctx.options, needs)
-    grads = [g if need else None for g, need in zip(found, needs, strict=True)]
-    return *grads, *nothing
+    return *needed(found, needs), *nothing
 
 
 def _differentiable_backward(
@@ -144,7 +144,7 @@ def _differentiable_backward(
     cols: Sequence[Tensor],
     reduce: str,
     needs: Sequence[bool],
-) -> tuple[Tensor | None, ...]:
+) -> list[Tensor | None]:
     """First derivative through the reference, so that it can be differentiated again."""
     if x is None:  # linear in x: its value does not matter
         shape = grad_out.shape[1], cols[0].shape[0] - 1, *grad_out.shape[3:]
@@ -152,9 +152,7 @@ def _differentiable_backward(
     out, _ = reference.aggregate_forward(
         x, weight, unflatten(rows), reduce=tuple(reduce.split(","))
     )
-    wanted = [t for t, need in zip((x, weight), needs, strict=True) if need and t is not None]
-    found = iter(torch.autograd.grad(out, wanted, grad_out, create_graph=True))
-    return tuple(next(found) if need else None for need in needs)
+    return first_derivative([out], [grad_out], (x, weight), needs)
 
 
 reduce_messages = direct(aggregate_op, _reduce, _save, _backward)

@@ -15,6 +15,7 @@ from graphattn.kernels.reference import attention as reference
 from graphattn.kernels.reference.edges import accumulate_dtype
 from graphattn.kernels.score import Results, Score
 from graphattn.ops.batching import register_batching
+from graphattn.ops.derivatives import first_derivative, needed, trained
 from graphattn.ops.fused import direct, filled, kernels, unflatten
 
 # Tensors of a ``Score`` in the order of the operators; the first four can have a gradient.
@@ -190,8 +191,7 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         found = pull_attention(
             grads, nodes, kept, inputs, rows, cols, scale, clamp, dropout_p, impl, needs
         )
-    needed = (*ctx.needs_input_grad[:3], *needs)
-    found = [g if need else None for g, need in zip(found, needed, strict=True)]
+    found = needed(found, (*ctx.needs_input_grad[:3], *needs))
     return (*found, *[None] * 3, [None] * num_rows, [None] * num_cols, *[None] * 5)
 
 
@@ -208,17 +208,8 @@ def _differentiable_backward(
     results = reference.attention_forward(query, key, value, unflatten(rows), score, return_gated)
     inputs = [*nodes, *(getattr(score, name) for name in TENSORS[:4])]
     pairs = [(o, g) for o, g in zip(results, grads, strict=True) if g is not None and o is not None]
-    wanted = [t for t in inputs if t is not None and t.requires_grad]
-    found = iter(
-        torch.autograd.grad(
-            [o for o, _ in pairs],
-            wanted,
-            [g for _, g in pairs],
-            create_graph=True,
-            allow_unused=True,
-        )
-    )
-    return [next(found) if t is not None and t.requires_grad else None for t in inputs]
+    outs, pulls = [o for o, _ in pairs], [g for _, g in pairs]
+    return first_derivative(outs, pulls, inputs, trained(inputs))
 
 
 attend = direct(attention_op, _attend, _save, _backward)

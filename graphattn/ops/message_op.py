@@ -15,6 +15,7 @@ from graphattn.kernels.reference.aggregate import message_pulls
 from graphattn.kernels.reference.edges import accumulate_dtype
 from graphattn.ops.aggregate_op import num_stats
 from graphattn.ops.batching import register_batching
+from graphattn.ops.derivatives import first_derivative, like, needed, save, saved
 from graphattn.ops.fused import direct, filled, kernels, unflatten
 
 
@@ -123,62 +124,32 @@ def _(
     impl: str,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    given = (a, b, weight, edge_attr, edge_proj)
-    c, d, e, f, g = (
-        a.new_empty(0)
-        if t is None or not need
-        else torch.empty_like(t, memory_format=torch.contiguous_format)
-        for t, need in zip(given, needs, strict=True)
-    )
+    c, d, e, f, g = like((a, b, weight, edge_attr, edge_proj), needs)
     return c, d, e, f, g
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *given, rows, cols, activation, slope, reduce, impl = inputs
-    ctx.there = [t is not None for t in given]
-    ctx.sizes = len(rows), len(cols)
-    ctx.options = activation, slope, reduce, impl
-    ctx.save_for_backward(output[1], *rows, *cols, *(t for t in given if t is not None))
+    save(ctx, inputs, 5, output[1:])
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
-    num_rows, num_cols = ctx.sizes
-    stats, *rest = ctx.saved_tensors
-    rows, cols = rest[:num_rows], rest[num_rows:][:num_cols]
-    kept = iter(rest[num_rows + num_cols :])
-    given = [next(kept) if there else None for there in ctx.there]
+    given, (stats,), rows, cols, options = saved(ctx, 1)
     needs = [bool(need) for need in ctx.needs_input_grad[:5]]
-    nothing = [None] * num_rows, [None] * num_cols, None, None, None, None
+    nothing = [None] * len(rows), [None] * len(cols), None, None, None, None
     if grad_out is None:
         return *[None] * 5, *nothing
     if torch.is_grad_enabled():
-        found = _differentiable_backward(grad_out, given, rows, ctx.options, needs)
+        activation, slope, reduce, _ = options
+        names, layout = tuple(reduce.split(",")), unflatten(rows)
+        five: tuple[Any, Any, Any, Any, Any] = tuple(given)
+        out, _ = reference.message_forward(
+            *five, layout, activation=activation, slope=slope, reduce=names
+        )
+        found = first_derivative([out], [grad_out], given, needs)
     else:
-        found = pull_message(grad_out, stats, *given, rows, cols, *ctx.options, needs)
-    return *(g if need else None for g, need in zip(found, needs, strict=True)), *nothing
-
-
-def _differentiable_backward(
-    grad_out: Tensor,
-    given: list[Tensor | None],
-    rows: Sequence[Tensor],
-    options: tuple[str, float, str, str],
-    needs: list[bool],
-) -> tuple[Tensor | None, ...]:
-    """First derivative through the reference, so that it can be differentiated again."""
-    activation, slope, reduce, _ = options
-    five: tuple[Any, Any, Any, Any, Any] = tuple(given)  # type: ignore[assignment]
-    out, _ = reference.message_forward(
-        *five,
-        unflatten(rows),
-        activation=activation,
-        slope=slope,
-        reduce=tuple(reduce.split(",")),
-    )
-    wanted = [t for t, need in zip(given, needs, strict=True) if need and t is not None]
-    found = iter(torch.autograd.grad(out, wanted, grad_out, create_graph=True))
-    return tuple(next(found) if need else None for need in needs)
+        found = pull_message(grad_out, stats, *given, rows, cols, *options, needs)
+    return *needed(found, needs), *nothing
 
 
 reduce_bent = direct(message_op, _reduce, _save, _backward)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from graphattn.kernels.reference.edges import accumulate_dtype
 from graphattn.ops.checks import FLOATS, check_same_dtype
+from graphattn.ops.derivatives import first_derivative, needed, trained
 from graphattn.ops.fused import direct
 from graphattn.ops.inputs import autocast, fold_batch
 
@@ -217,8 +218,7 @@ def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tup
         found = _differentiable_backward((query, key, value, bias), ctx.scale, grad_out, grad_lse)
     else:
         found = pull_shared(grad_out, grad_lse, out, lse, query, key, value, bias, ctx.scale)
-    needs = ctx.needs_input_grad[:4]
-    return *(g if need else None for g, need in zip(found, needs, strict=True)), None
+    return *needed(found, ctx.needs_input_grad[:4]), None
 
 
 def _differentiable_backward(
@@ -233,9 +233,7 @@ def _differentiable_backward(
     outs, grads = [(weight @ value.to(lse.dtype)).to(value.dtype)], [grad_out]
     if grad_lse is not None:
         outs, grads = [*outs, lse], [*grads, grad_lse]
-    wanted = [t for t in given if t is not None and t.requires_grad]
-    found = iter(torch.autograd.grad(outs, wanted, grads, create_graph=True, allow_unused=True))
-    return [next(found) if t is not None and t.requires_grad else None for t in given]
+    return first_derivative(outs, grads, given, trained(given))
 
 
 attend_shared = direct(shared_op, _attend, _save, _backward)

@@ -1,0 +1,60 @@
+"""What the derivatives of fused operators share: what is kept, and the way through the reference.
+
+Operators take tensors, two layouts as flat lists (by rows, by columns), and options, in this order.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def save(ctx: Any, inputs: tuple[Any, ...], count: int, output: tuple[Tensor, ...]) -> None:
+    """Keep the first ``count`` inputs, the results and the layouts; the rest are options."""
+    given, (rows, cols, *options) = inputs[:count], inputs[count:]
+    ctx.there = [t is not None for t in given]
+    ctx.sizes, ctx.options = (len(rows), len(cols)), options
+    ctx.save_for_backward(*output, *rows, *cols, *(t for t in given if t is not None))
+
+
+def saved(ctx: Any, results: int) -> tuple[Any, ...]:
+    """What ``save`` kept: inputs, ``results`` results, rows, columns, options."""
+    num_rows, num_cols = ctx.sizes
+    done, rest = ctx.saved_tensors[:results], ctx.saved_tensors[results:]
+    kept = iter(rest[num_rows + num_cols :])
+    given = [next(kept) if there else None for there in ctx.there]
+    return given, done, rest[:num_rows], rest[num_rows:][:num_cols], ctx.options
+
+
+def first_derivative(
+    outs: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    given: Sequence[Tensor | None],
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """Gradients of ``given`` that can be differentiated again; ``outs`` come from the reference."""
+    wanted = [t for t, need in zip(given, needs, strict=True) if need and t is not None]
+    found = iter(torch.autograd.grad(outs, wanted, grads, create_graph=True, allow_unused=True))
+    return [next(found) if need else None for need in needs]
+
+
+def trained(given: Sequence[Tensor | None]) -> list[bool]:
+    """Which tensors have a gradient."""
+    return [t is not None and t.requires_grad for t in given]
+
+
+def needed(found: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor | None]:
+    """Gradients without those that nobody asked for."""
+    return [g if need else None for g, need in zip(found, needs, strict=True)]
+
+
+def like(given: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor]:
+    """Empty gradients; of size 0 where none is needed."""
+    first = next(t for t in given if t is not None)
+    return [
+        first.new_empty(0)
+        if t is None or not need
+        else torch.empty_like(t, memory_format=torch.contiguous_format)
+        for t, need in zip(given, needs, strict=True)
+    ]
