@@ -2,21 +2,14 @@
 
 import pytest
 
-from tests.kernels.test_gpu_segment_builds import ROOT, run
+from tests.kernels.gpu_process import interpret, table_of
 
 pytest.importorskip("triton")
-FOLDER = ROOT / "tests" / "kernels"
-
-
-def interpret(chosen: str) -> str:
-    options = "-q", "-x", "-p", "no:cacheprovider", str(FOLDER / "test_gpu_grid.py"), "-m", chosen
-    return run("-m", "pytest", *options, interpret=True)
 
 
 def build(target: str, *words: str) -> list[list[str]]:
     """Rows of the table of one target; tensor cores are used throughout but for tables."""
-    table = run(str(FOLDER / "gpu_grid_table.py"), target, *words, interpret=False)
-    rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    rows = table_of("gpu_grid_table.py", target, *words)
     tiles = {"tile_forward", "tile_backward_rows", "tile_backward_cols"}
     assert {row[4] for row in rows} == tiles | {"tile_table_gradient"}
     assert all(int(row[8]) > 0 for row in rows if row[4] in tiles)
@@ -24,12 +17,12 @@ def build(target: str, *words: str) -> list[list[str]]:
 
 
 def test_interpreter() -> None:
-    assert " passed" in interpret("not slow")
+    assert " passed" in interpret("not slow", "test_gpu_grid")
 
 
 @pytest.mark.slow
 def test_interpreter_sweep() -> None:
-    assert " passed" in interpret("slow")
+    assert " passed" in interpret("slow", "test_gpu_grid")
 
 
 @pytest.mark.slow

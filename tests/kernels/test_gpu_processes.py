@@ -1,52 +1,29 @@
 """GPU kernels without a GPU: interpreted in one process, compiled ahead of time in another."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.kernels.gpu_process import ROOT, interpret, run
+
 pytest.importorskip("triton")
-
-
-def run(*arguments: str, interpret: bool) -> str:
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), *sys.path]))
-    environment.pop("TRITON_INTERPRET", None)
-    if interpret:
-        environment["TRITON_INTERPRET"] = "1"
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
-    return done.stdout
-
-
-def interpret(*chosen: str) -> str:
-    test = str(ROOT / "tests" / "kernels" / "test_gpu_attention.py")
-    return run("pytest", "-q", "-x", "-p", "no:cacheprovider", test, *chosen, interpret=True)
 
 
 def build(*arguments: str) -> list[list[str]]:
     """Rows of the report; it fails by itself when anything spills."""
-    table = run("graphattn.kernels.gpu.build_report", *arguments, interpret=False)
+    table = run("-m", "graphattn.kernels.gpu.build_report", *arguments, interpret=False)
     cells = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
     return cells[2:]
 
 
 def test_interpreter() -> None:
-    assert " passed" in interpret("-m", "not slow")
+    assert " passed" in interpret("not slow", "test_gpu_attention")
 
 
 @pytest.mark.slow
 def test_interpreter_sweep() -> None:
-    assert " passed" in interpret("-m", "slow")
+    assert " passed" in interpret("slow", "test_gpu_attention")
 
 
 def test_kernels_build_for_every_target() -> None:

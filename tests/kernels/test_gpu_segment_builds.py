@@ -1,56 +1,27 @@
 """The segment kernels without a GPU: interpreted in one process, compiled in another."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.kernels.gpu_process import interpret, run, table_of
+
+FILES = "test_gpu_segments", "test_gpu_messages"
 pytest.importorskip("triton")
-
-
-def run(*arguments: str, interpret: bool) -> str:
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), *sys.path]))
-    environment.pop("TRITON_INTERPRET", None)
-    if interpret:
-        environment["TRITON_INTERPRET"] = "1"
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
-    return done.stdout
-
-
-def interpret(chosen: str) -> str:
-    folder = ROOT / "tests" / "kernels"
-    tests = str(folder / "test_gpu_segments.py"), str(folder / "test_gpu_messages.py")
-    options = "-q", "-x", "-p", "no:cacheprovider", *tests, "-m", chosen
-    return run("-m", "pytest", *options, interpret=True)
 
 
 def build(target: str, *dtypes: str) -> list[list[str]]:
     """Rows of the table of one target; none may spill."""
-    script = str(ROOT / "tests" / "kernels" / "gpu_segment_table.py")
-    table = run(script, target, *dtypes, interpret=False)
-    rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    rows = table_of("gpu_segment_table.py", target, *dtypes)
     assert not [row for row in rows if row[5] != "0"]
     return rows
 
 
 def test_interpreter() -> None:
-    assert " passed" in interpret("not slow")
+    assert " passed" in interpret("not slow", *FILES)
 
 
 @pytest.mark.slow
 def test_interpreter_sweep() -> None:
-    assert " passed" in interpret("slow")
+    assert " passed" in interpret("slow", *FILES)
 
 
 def test_kernels_build() -> None:
