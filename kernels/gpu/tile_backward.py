@@ -9,21 +9,16 @@ import triton.language as tl
 
 from graphattn.kernels.gpu.blocks import LOG2E
 from graphattn.kernels.gpu.tiles import (
-    COUNT,
-    EXTENT,
-    FIELDS,
-    FIRST,
-    START,
     STEP,
     biases,
     header,
     inside,
     load_rows,
     other_nodes,
-    place,
+    own_tile,
     store_rows,
     union,
-    windows,
+    window_of_planes,
 )
 
 
@@ -64,22 +59,19 @@ def tile_backward_rows(
     PRECISION: tl.constexpr,
 ):
     """Gradient of one tile of queries and one head."""
-    batch, head, plane, group_y, tile_y, group_x, tile_x = place(tables, HEADS, TILE_Y, TILE_X)
-    m, n = tl.arange(0, TILE_Y * TILE_X), tl.arange(0, BLOCK_N)
-    own_y, own_x = tile_y * TILE_Y + m // TILE_X, tile_x * TILE_X + m % TILE_X
-    begin_y, count_y, at_y, on_y = windows(tables, 1, group_y, own_y)
-    begin_x, count_x, at_x, on_x = windows(tables, 2, group_x, own_x)
+    (
+        batch, head, plane, node, own,
+        group_y, own_y, begin_y, count_y, group_x, own_x, begin_x, count_x,
+    ) = own_tile(tables, HEADS, TILE_Y, TILE_X)  # fmt: skip
+    n = tl.arange(0, BLOCK_N)
     first, last = union(begin_y, count_y)
     left, right = union(begin_x, count_x)
-    node = (plane * header(tables, 1, EXTENT) + at_y) * header(tables, 2, EXTENT) + at_x
-    own = on_y & on_x
     base, other_base = batch * num_own * HEADS + head, batch * num_other * HEADS + head
     q = load_rows(query + base * DK, node, own, HEADS, DK, BLOCK_K)
     pull = load_rows(grad_out + base * DV, node, own, HEADS, DV, BLOCK_V)
     level, drop = statistics(lse + base, delta + base, node, own, HEADS)
     acc = tl.zeros([TILE_Y * TILE_X, BLOCK_K], tl.float32)
-    entry = tables + (header(tables, 0, FIRST) + plane) * FIELDS
-    start, planes = tl.load(entry + START).to(tl.int32), tl.load(entry + COUNT).to(tl.int32)
+    start, planes = window_of_planes(tables, plane)
     for z in range(0, planes):
         other = start + header(tables, 0, STEP) * z
         for corner in range(left, right, BLOCK_X):
@@ -131,22 +123,19 @@ def tile_backward_cols(
     PRECISION: tl.constexpr,
 ):
     """Gradients of one tile of keys and values and one head; ``tables`` list their readers."""
-    batch, head, plane, group_y, tile_y, group_x, tile_x = place(tables, HEADS, TILE_Y, TILE_X)
-    m, n = tl.arange(0, TILE_Y * TILE_X), tl.arange(0, BLOCK_N)
-    own_y, own_x = tile_y * TILE_Y + m // TILE_X, tile_x * TILE_X + m % TILE_X
-    begin_y, count_y, at_y, on_y = windows(tables, 1, group_y, own_y)
-    begin_x, count_x, at_x, on_x = windows(tables, 2, group_x, own_x)
+    (
+        batch, head, plane, node, own,
+        group_y, own_y, begin_y, count_y, group_x, own_x, begin_x, count_x,
+    ) = own_tile(tables, HEADS, TILE_Y, TILE_X)  # fmt: skip
+    n = tl.arange(0, BLOCK_N)
     first, last = union(begin_y, count_y)
     left, right = union(begin_x, count_x)
-    node = (plane * header(tables, 1, EXTENT) + at_y) * header(tables, 2, EXTENT) + at_x
-    own = on_y & on_x
     base, other_base = batch * num_own * HEADS + head, batch * num_other * HEADS + head
     k = load_rows(key + base * DK, node, own, HEADS, DK, BLOCK_K)
     v = load_rows(value + base * DV, node, own, HEADS, DV, BLOCK_V)
     key_acc = tl.zeros([TILE_Y * TILE_X, BLOCK_K], tl.float32)
     value_acc = tl.zeros([TILE_Y * TILE_X, BLOCK_V], tl.float32)
-    entry = tables + (header(tables, 0, FIRST) + plane) * FIELDS
-    start, planes = tl.load(entry + START).to(tl.int32), tl.load(entry + COUNT).to(tl.int32)
+    start, planes = window_of_planes(tables, plane)
     for z in range(0, planes):
         other = start + header(tables, 0, STEP) * z
         for corner in range(left, right, BLOCK_X):

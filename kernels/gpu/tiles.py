@@ -67,6 +67,31 @@ def windows(tables, AXIS: tl.constexpr, group, position):
 
 
 @triton.jit
+def own_tile(tables, HEADS: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr):
+    """This program's batch entry, head and plane, the nodes [M] of its tile and which exist.
+
+    Then along y and along x: the class, positions, first positions and sizes of windows.
+    """
+    batch, head, plane, group_y, tile_y, group_x, tile_x = place(tables, HEADS, TILE_Y, TILE_X)
+    m = tl.arange(0, TILE_Y * TILE_X)
+    own_y, own_x = tile_y * TILE_Y + m // TILE_X, tile_x * TILE_X + m % TILE_X
+    begin_y, count_y, at_y, on_y = windows(tables, 1, group_y, own_y)
+    begin_x, count_x, at_x, on_x = windows(tables, 2, group_x, own_x)
+    node = (plane * header(tables, 1, EXTENT) + at_y) * header(tables, 2, EXTENT) + at_x
+    return (
+        batch, head, plane, node, on_y & on_x,
+        group_y, own_y, begin_y, count_y, group_x, own_x, begin_x, count_x,
+    )  # fmt: skip
+
+
+@triton.jit
+def window_of_planes(tables, plane):
+    """First plane of a plane's window, and how many it has."""
+    entry = tables + (header(tables, 0, FIRST) + plane) * FIELDS
+    return tl.load(entry + START).to(tl.int32), tl.load(entry + COUNT).to(tl.int32)
+
+
+@triton.jit
 def union(begin, count):
     """First position and end of the union of windows, [] each; 0, 0 if there is none."""
     low = tl.min(tl.where(count > 0, begin, 2147483647), 0)
@@ -152,15 +177,13 @@ def tile_forward(
     PRECISION: tl.constexpr,
 ):
     """Attention of one tile of queries and one head: online softmax over blocks of keys."""
-    batch, head, plane, group_y, tile_y, group_x, tile_x = place(tables, HEADS, TILE_Y, TILE_X)
-    m, n = tl.arange(0, TILE_Y * TILE_X), tl.arange(0, BLOCK_N)
-    own_y, own_x = tile_y * TILE_Y + m // TILE_X, tile_x * TILE_X + m % TILE_X
-    begin_y, count_y, at_y, on_y = windows(tables, 1, group_y, own_y)
-    begin_x, count_x, at_x, on_x = windows(tables, 2, group_x, own_x)
+    (
+        batch, head, plane, node, own,
+        group_y, own_y, begin_y, count_y, group_x, own_x, begin_x, count_x,
+    ) = own_tile(tables, HEADS, TILE_Y, TILE_X)  # fmt: skip
+    n = tl.arange(0, BLOCK_N)
     first, last = union(begin_y, count_y)
     left, right = union(begin_x, count_x)
-    node = (plane * header(tables, 1, EXTENT) + at_y) * header(tables, 2, EXTENT) + at_x
-    own = on_y & on_x
     query += (batch * num_own * HEADS + head) * DK
     key += (batch * num_other * HEADS + head) * DK
     value += (batch * num_other * HEADS + head) * DV
@@ -168,8 +191,7 @@ def tile_forward(
     top = tl.full([TILE_Y * TILE_X], float("-inf"), tl.float32)
     total = tl.zeros([TILE_Y * TILE_X], tl.float32)
     acc = tl.zeros([TILE_Y * TILE_X, BLOCK_V], tl.float32)
-    entry = tables + (header(tables, 0, FIRST) + plane) * FIELDS
-    start, planes = tl.load(entry + START).to(tl.int32), tl.load(entry + COUNT).to(tl.int32)
+    start, planes = window_of_planes(tables, plane)
     for z in range(0, planes):
         other = start + header(tables, 0, STEP) * z
         for corner in range(left, right, BLOCK_X):
