@@ -112,10 +112,11 @@ def train(argv: list[str]) -> int:
             "--resume to start a new run there"
         )
     from graphattn.training import recorder
+    from graphattn.training.distributed import launched, launched_first
     from graphattn.training.run import Interrupted, train_run
 
-    several, first = _ranks()
-    if several and not (own.resume or own.out):
+    first = launched_first()
+    if launched() and not (own.resume or own.out):
         raise UsageError("several processes need one run folder; give --out FOLDER")
     if own.resume:
         folder = Path(own.resume)
@@ -134,12 +135,6 @@ def train(argv: list[str]) -> int:
         _print_result(result, folder)
         _write_curves(folder)
     return 0
-
-
-def _ranks() -> tuple[bool, bool]:
-    """Whether torchrun started several processes, and whether this is the first."""
-    environment = os.environ
-    return int(environment.get("WORLD_SIZE", "1")) > 1, environment.get("RANK", "0") == "0"
 
 
 def _write_curves(folder: Path) -> None:
@@ -188,7 +183,9 @@ def protocol(argv: list[str]) -> int:
         _option("--out", str | None, None, "Folder; the same settings find theirs again."),
         _option("--external_data", bool, False, "Whether data from elsewhere were used."),
     )
-    if _ranks()[0]:
+    from graphattn.training.distributed import launched
+
+    if launched():
         raise UsageError("a protocol runs in one process; use torchrun with graphattn train")
     from graphattn.training.protocol import remarks, row, run_protocol
     from graphattn.training.run import Interrupted

@@ -23,6 +23,11 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def launched_first() -> bool:
+    """Whether this process is the one that writes, before there is a process group."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def process_group() -> Iterator[None]:
     """Joins the group that torchrun describes; does nothing in a single process or a group.
