@@ -21,7 +21,8 @@ def save(ctx: Any, inputs: tuple[Any, ...], count: int, output: tuple[Tensor, ..
 def saved(ctx: Any, results: int) -> tuple[Any, ...]:
     """What ``save`` kept: inputs, ``results`` results, rows, columns, options."""
     num_rows, num_cols = ctx.sizes
-    done, rest = ctx.saved_tensors[:results], ctx.saved_tensors[results:]
+    tensors = ctx.saved_tensors  # once: torch.utils.checkpoint gives them out a single time
+    done, rest = tensors[:results], tensors[results:]
     kept = iter(rest[num_rows + num_cols :])
     given = [next(kept) if there else None for there in ctx.there]
     return given, done, rest[:num_rows], rest[num_rows:][:num_cols], ctx.options

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 import graphattn as ga
 from graphattn import CSRGraph
@@ -121,3 +122,31 @@ def test_vmap_over_a_bias_names_the_remedy(graph: CSRGraph) -> None:
         torch.vmap(lambda b: ga.attention(q, k, v, graph, bias=b))(bias)
     found = torch.vmap(lambda b: ga.attention(q, k, v, graph, bias=b, impl="reference"))(bias)
     torch.testing.assert_close(found[3], ga.attention(q, k, v, graph, bias=bias[3]))
+
+
+CHECKPOINTED: dict[str, Callable[[Tensor, CSRGraph], Tensor]] = {
+    "attention": lambda x, graph: ga.attention(x, x, x, graph),
+    "additive attention": lambda x, graph: ga.additive_attention(x, x, x, x[0], graph),
+    "additive scores": lambda x, graph: ga.additive_scores(x, x, x[0], graph),
+    "aggregate": lambda x, graph: ga.aggregate(x, graph, reduce="max"),
+    "messages": lambda x, graph: ga.message_aggregate(x, x, graph, activation="silu"),
+    "shared keys": lambda x, graph: ga.shared_key_attention(x, x, x),
+}
+
+
+@pytest.mark.parametrize("name", CHECKPOINTED)
+def test_gradients_under_checkpoint(name: str) -> None:
+    """Checkpointing gives what was saved to the backward pass a single time."""
+    source, target = torch.arange(12) % 5, torch.arange(12) % 7 % 5
+    graph, x = ga.as_graph(torch.stack([source, target]), 5), torch.randn(5, 2, 4)
+
+    def gradient(call: Callable[[Tensor], Tensor]) -> Tensor:
+        leaf = x.clone().requires_grad_()
+        (found,) = torch.autograd.grad(call(leaf).sin().sum(), leaf)
+        return found
+
+    plain = gradient(lambda leaf: CHECKPOINTED[name](leaf, graph))
+    kept = gradient(
+        lambda leaf: checkpoint(CHECKPOINTED[name], leaf, graph, use_reentrant=False)  # type: ignore[no-any-return]
+    )
+    assert torch.equal(plain, kept) and bool(plain.any())
