@@ -124,14 +124,17 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
 
 
 def _claim(folder: Path, config: TrainConfig) -> None:
-    """Marks a folder as belonging to these settings, or refuses one that belongs to others."""
+    """Marks a folder as belonging to these settings, or refuses one that belongs to others.
+
+    A setting that came later than the folder has its default there: what the run did without it.
+    """
     path = folder / "protocol.json"
     held, wanted = record.read_json(path), _settings(config)
-    if held is not None and held != wanted:
+    if held is not None and (held := _settings(TrainConfig()) | held) != wanted:
         differ = [
-            f"{key} {held.get(key)} there, {value} now"
+            f"{key} {held[key]} there, {value} now"
             for key, value in wanted.items()
-            if held.get(key) != value
+            if held[key] != value
         ]
         raise ValueError(
             f"{folder} holds results of other settings ({'; '.join(differ)}); give another --out"
