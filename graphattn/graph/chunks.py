@@ -44,7 +44,8 @@ def hub_parts(indptr: Tensor, num_edges: int) -> Tensor:
     hubs = torch.nonzero(degree > longest).squeeze(1)
     counts = (degree[hubs] + longest - 1) // longest
     row = torch.repeat_interleave(hubs, counts)
-    number = torch.arange(row.numel()) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    number = torch.arange(row.numel(), device=row.device) - first
     begin, size = indptr[row], degree[row]
     count = torch.repeat_interleave(counts, counts)
     bounds = [begin + size * (number + step) // count for step in (0, 1)]

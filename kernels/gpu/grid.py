@@ -136,15 +136,13 @@ def attention_backward(
 
     ``table``: whether that of the bias is wanted; it is summed in up to 64 copies of the table.
     """
-    assert grads.out is not None and done.out is not None
-    delta = torch.linalg.vecdot(grads.out.float(), done.out.float())
-    if grads.lse is not None:
-        delta = delta - grads.lse
+    assert done.lse is not None
     found = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-    common = {"grad_out": grads.out, "lse": done.lse, "delta": delta}
+    common = {"grad_out": grads.out, "lse": done.lse, "delta": torch.empty_like(done.lse)}
     with on_device_of(query):
         arguments, programs = _arguments("rows", query, key, value, rows, score)
         own = common | {"grad_query": found[0], "num_other": key.shape[1]}
+        own |= {"out": done.out, "grad_lse": grads.lse}
         launch_with(tile_backward_rows, programs, arguments | own, WARPS)
         arguments, programs = _arguments("columns", query, key, value, cols, score)
         own = common | {"grad_key": found[1], "grad_value": found[2], "num_other": query.shape[1]}

@@ -1,5 +1,6 @@
 """The one place from which kernels are launched, or recorded to be compiled ahead of time."""
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -25,6 +26,9 @@ class _Recording(NamedTuple):
 
 
 _recording: _Recording | None = None
+_compiled: dict[tuple[Any, ...], Any] = {}
+_fixed: dict[Any, list[bool]] = {}
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def warp_size() -> int:
@@ -64,12 +68,53 @@ def launch_with(
     num_warps: int,
     max_registers: int | None = None,
 ) -> None:
-    """As ``launch`` with the kernel's arguments in a dictionary: a long call costs microseconds."""
+    """As ``launch`` with the kernel's arguments in a dictionary.
+
+    Triton's own way from arguments to machine code takes as long as a small kernel runs several
+    times over. It is gone once per signature; after that the compiled kernel is called.
+    """
     if _recording is not None:
         _recording.launches.append(Launch(kernel, arguments, num_warps, max_registers))
     elif programs > 0:
+        if _INTERPRETED:
+            kernel[(programs,)](**arguments, num_warps=num_warps)
+            return
+        values = [arguments[name] for name in kernel.arg_names]
+        key = _signature(kernel, values, num_warps, max_registers)
+        compiled = _compiled.get(key)
+        if compiled is not None:
+            compiled[programs, 1, 1](*values)
+            return
         options = compile_options(num_warps, max_registers, torch.version.hip is not None)
-        kernel[(programs,)](**(arguments | options))
+        compiled = kernel[(programs,)](*values, **options)
+        if key is not None:
+            _compiled[key] = compiled
+
+
+def _signature(
+    kernel: Any, values: list[Any], num_warps: int, max_registers: int | None
+) -> tuple[Any, ...] | None:
+    """What machine code depends on; None if a tensor is not aligned to 16 bytes."""
+    key = [kernel.fn, torch.cuda.current_device(), num_warps, max_registers]
+    for value, fixed in zip(values, _compiled_in(kernel.fn, kernel), strict=True):
+        if isinstance(value, Tensor):
+            if value.data_ptr() % 16:
+                return None
+            key.append(value.dtype)
+        elif fixed or value is None:
+            key.append(value)
+    return tuple(key)
+
+
+def _compiled_in(function: Any, kernel: Any) -> list[bool]:
+    """Which arguments of a kernel are part of its machine code when they are no tensors."""
+    if function not in _fixed:
+        _fixed[function] = [
+            parameter.is_constexpr
+            or not (parameter.do_not_specialize or parameter.annotation_type.startswith("fp"))
+            for parameter in kernel.params
+        ]
+    return _fixed[function]
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:

@@ -23,12 +23,17 @@ from graphattn.kernels.gpu.tiles import (
 
 
 @triton.jit
+def level_of(lse, at, there):
+    """LSE in units of log 2; +inf where a row is empty, so that its weights are 0."""
+    level = tl.load(lse + at, mask=there, other=float("inf"))
+    return tl.where(level == float("-inf"), float("inf"), level) * LOG2E
+
+
+@triton.jit
 def statistics(lse, delta, node, there, HEADS: tl.constexpr):
-    """LSE in units of log 2 (+inf where a row is empty, so that weights are 0), and delta."""
-    node = node.to(tl.int64) * HEADS
-    level = tl.load(lse + node, mask=there, other=float("inf"))
-    level = tl.where(level == float("-inf"), float("inf"), level)
-    return level * LOG2E, tl.load(delta + node, mask=there, other=0.0)
+    """``level_of`` and delta of one head at [N] nodes."""
+    at = node.to(tl.int64) * HEADS
+    return level_of(lse, at, there), tl.load(delta + at, mask=there, other=0.0)
 
 
 @triton.jit(do_not_specialize=["num_own", "num_other", "num_types"])
@@ -38,6 +43,8 @@ def tile_backward_rows(
     value,
     bias,
     grad_out,
+    grad_lse,
+    out,
     lse,
     delta,
     grad_query,
@@ -58,7 +65,7 @@ def tile_backward_rows(
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Gradient of one tile of queries and one head."""
+    """Gradient of one tile of queries and one head; writes delta = <grad_out, out> - grad_lse."""
     (
         batch, head, plane, node, own,
         group_y, own_y, begin_y, count_y, group_x, own_x, begin_x, count_x,
@@ -69,7 +76,13 @@ def tile_backward_rows(
     base, other_base = batch * num_own * HEADS + head, batch * num_other * HEADS + head
     q = load_rows(query + base * DK, node, own, HEADS, DK, BLOCK_K)
     pull = load_rows(grad_out + base * DV, node, own, HEADS, DV, BLOCK_V)
-    level, drop = statistics(lse + base, delta + base, node, own, HEADS)
+    at = base + node.to(tl.int64) * HEADS
+    level = level_of(lse, at, own)
+    o = load_rows(out + base * DV, node, own, HEADS, DV, BLOCK_V)
+    drop = tl.sum(pull.to(tl.float32) * o.to(tl.float32), 1)
+    if grad_lse is not None:
+        drop -= tl.load(grad_lse + at, mask=own, other=0.0)
+    tl.store(delta + at, drop, mask=own)
     acc = tl.zeros([TILE_Y * TILE_X, BLOCK_K], tl.float32)
     start, planes = window_of_planes(tables, plane)
     for z in range(0, planes):
