@@ -80,10 +80,13 @@ __all__ = sorted([*_HOME, *(name for name in _MODULES if name != "training")])
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
-    if name in _MODULES:
-        return import_module(f"graphattn.{name}")
-    raise AttributeError(f"module 'graphattn' has no attribute {name!r}")
+        found = getattr(import_module(_HOME[name]), name)
+    elif name in _MODULES:
+        found = import_module(f"graphattn.{name}")
+    else:
+        raise AttributeError(f"module 'graphattn' has no attribute {name!r}")
+    globals()[name] = found  # the next look does not come here
+    return found
 
 
 def __dir__() -> list[str]:

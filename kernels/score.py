@@ -32,6 +32,12 @@ class Score(NamedTuple):
     dropout_p: float = 0.0
     streams: Tensor | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Whether there are no tensors in it."""
+        _, _, bias, index, gate, edge_attr, edge_query, mask, _, streams = self
+        return bias is index is gate is edge_attr is edge_query is mask is streams is None
+
     def spelled_out(self, rows: Layout) -> "Score":
         """With the index written down [E] that a grid implies; ``rows``: its layout by rows."""
         if rows.tables is None or not is_implied(self.bias_index):

@@ -81,6 +81,7 @@ class CSRGraph:
         self._origin: weakref.ref[CSRGraph] | None = None
         self._layouts: dict[str, Layout] = {}
         self._degree: Tensor | None = None
+        self.ready: dict[Any, Any] = {}  # calls that operators have prepared; see ops/ready.py
 
     @classmethod
     def _trusted(

@@ -58,6 +58,7 @@ class ProductGraph:
         self._csr: CSRGraph | None = None
         self._relative: Tensor | None = None
         self._elsewhere: dict[torch.device, ProductGraph] = {}
+        self.ready: dict[Any, Any] = {}  # calls that operators have prepared; see ops/ready.py
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -175,8 +176,8 @@ class ProductGraph:
         return Layout(blank.expand(nodes + 1), blank.expand(self.num_edges), tables, tuple(plan))
 
     def __getstate__(self) -> dict[str, Any]:
-        blank: dict[str, Any] = {"_layouts": {}, "_csr": None, "_relative": None, "_elsewhere": {}}
-        return {**self.__dict__, **blank}
+        blank: dict[str, Any] = {name: {} for name in ("_layouts", "_elsewhere", "ready")}
+        return {**self.__dict__, **blank, "_csr": None, "_relative": None}
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ProductGraph):

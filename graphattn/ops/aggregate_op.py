@@ -13,7 +13,7 @@ from torch import Tensor
 from graphattn.kernels.reference import aggregate as reference
 from graphattn.kernels.reference.edges import accumulate_dtype
 from graphattn.ops.batching import register_batching
-from graphattn.ops.derivatives import first_derivative, needed
+from graphattn.ops.derivatives import first_derivative, needed, save, saved
 from graphattn.ops.fused import direct, filled, kernels, unflatten
 
 
@@ -107,32 +107,24 @@ def _(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight, rows, cols, reduce, impl = inputs
+    x, weight, *rest = inputs
     stats = output[1]
     # A sum's gradient does not look at x: do not keep it alive.
-    kept = [x] if weight is not None or stats.shape[0] > 0 else []
-    kept += [] if weight is None else [weight]
-    ctx.save_for_backward(stats, *rows, *cols, *kept)
-    ctx.sizes = len(rows), len(cols)
-    ctx.weighted = weight is not None
-    ctx.options = reduce, impl
+    kept = x if weight is not None or stats.shape[0] > 0 else None
+    save(ctx, (kept, weight, *rest), 2, (stats,))
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
-    num_rows, num_cols = ctx.sizes
-    stats, *rest = ctx.saved_tensors
-    rows, cols, kept = rest[:num_rows], rest[num_rows:][:num_cols], rest[num_rows + num_cols :]
-    x = kept[0] if kept else None
-    weight = kept[1] if ctx.weighted else None
+    (x, weight), (stats,), rows, cols, options = saved(ctx, 1)
     needs = [bool(ctx.needs_input_grad[0]), bool(ctx.needs_input_grad[1])]
-    nothing = [None] * num_rows, [None] * num_cols, None, None
+    nothing = [None] * len(rows), [None] * len(cols), None, None
     if grad_out is None:
         return None, None, *nothing
     if torch.is_grad_enabled():
-        found = _differentiable_backward(grad_out, x, weight, rows, cols, ctx.options[0], needs)
+        found = _differentiable_backward(grad_out, x, weight, rows, cols, options[0], needs)
     else:
-        found = pull_messages(grad_out, stats, x, weight, rows[0], cols, *ctx.options, needs)
+        found = pull_messages(grad_out, stats, x, weight, rows[0], cols, *options, needs)
     return *needed(found, needs), *nothing
 
 

@@ -15,7 +15,7 @@ from graphattn.kernels.reference import attention as reference
 from graphattn.kernels.reference.edges import accumulate_dtype
 from graphattn.kernels.score import Results, Score
 from graphattn.ops.batching import register_batching
-from graphattn.ops.derivatives import first_derivative, needed, trained
+from graphattn.ops.derivatives import first_derivative, needed, save, saved, trained
 from graphattn.ops.fused import direct, filled, kernels, unflatten
 
 # Tensors of a ``Score`` in the order of the operators; the first four can have a gradient.
@@ -25,8 +25,8 @@ TENSORS = ("bias", "gate", "edge_attr", "edge_query", "bias_index", "mask", "str
 def _score(
     tensors: Sequence[Tensor | None], scale: float, clamp: float | None, dropout_p: float
 ) -> Score:
-    named = dict(zip(TENSORS, tensors, strict=True))
-    return Score(scale=scale, clamp=clamp, dropout_p=dropout_p, **named)
+    bias, gate, edge_attr, edge_query, index, mask, streams = tensors
+    return Score(scale, clamp, bias, index, gate, edge_attr, edge_query, mask, dropout_p, streams)
 
 
 def _attend(
@@ -162,21 +162,14 @@ def _(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    rows, cols, *ctx.options = inputs[10:]
-    saved = (*inputs[:10], *output[:3])
-    ctx.there = [t is not None for t in saved]
-    ctx.sizes = len(rows), len(cols)
-    ctx.save_for_backward(*rows, *cols, *(t for t in saved if t is not None))
+    save(ctx, inputs, 10, output[:3])
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-    (num_rows, num_cols), tensors = ctx.sizes, list(ctx.saved_tensors)
-    rows, cols = tensors[:num_rows], tensors[num_rows : num_rows + num_cols]
-    rest = iter(tensors[num_rows + num_cols :])
-    saved = [next(rest) if there else None for there in ctx.there]
-    nodes, inputs, results = saved[:3], saved[3:10], saved[10:]
-    scale, clamp, dropout_p, return_gated, impl = ctx.options
+    given, results, rows, cols, options = saved(ctx, 3)
+    nodes, inputs = given[:3], given[3:]
+    scale, clamp, dropout_p, return_gated, impl = options
     # The compiler hands in gradients of the placeholders of results that were not asked for.
     fused = nodes[2] is not None
     asked = fused, fused, fused and inputs[3] is not None, return_gated, not fused
@@ -184,7 +177,7 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     needs = [bool(n) for n in ctx.needs_input_grad[3:7]]
     if torch.is_grad_enabled():
         score = _score(inputs, scale, clamp, dropout_p)
-        found = _differentiable_backward(nodes, rows, score, return_gated, grads)
+        found = differentiable_backward(nodes, rows, score, return_gated, grads)
     else:
         # Only edge_out is None without the option; out and lse are placeholders without a value.
         kept = [t if wanted else None for t, wanted in zip(results, asked[:3], strict=True)]
@@ -192,12 +185,12 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
             grads, nodes, kept, inputs, rows, cols, scale, clamp, dropout_p, impl, needs
         )
     found = needed(found, (*ctx.needs_input_grad[:3], *needs))
-    return (*found, *[None] * 3, [None] * num_rows, [None] * num_cols, *[None] * 5)
+    return (*found, *[None] * 3, [None] * len(rows), [None] * len(cols), *[None] * 5)
 
 
-def _differentiable_backward(
+def differentiable_backward(
     nodes: list[Tensor | None],
-    rows: list[Tensor],
+    rows: Sequence[Tensor],
     score: Score,
     return_gated: bool,
     grads: tuple[Tensor | None, ...],

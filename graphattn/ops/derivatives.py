@@ -9,23 +9,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphattn.ops.fused import Flat
 
-def save(ctx: Any, inputs: tuple[Any, ...], count: int, output: tuple[Tensor, ...]) -> None:
-    """Keep the first ``count`` inputs, the results and the layouts; the rest are options."""
-    given, (rows, cols, *options) = inputs[:count], inputs[count:]
+
+def save(ctx: Any, inputs: tuple[Any, ...], count: int, output: tuple[Tensor | None, ...]) -> None:
+    """Keep the first ``count`` inputs, the results and the layouts; the rest are options.
+
+    Layouts that come as ``Flat`` belong to the graph, which no step edits: they are spared what
+    saved tensors cost.
+    """
+    given, (rows, cols, *ctx.options) = (*output, *inputs[:count]), inputs[count:]
+    ctx.layouts = (rows, cols) if type(rows) is Flat else None
+    arrays = () if ctx.layouts else (*rows, *cols)
+    ctx.sizes = len(rows), len(cols)
     ctx.there = [t is not None for t in given]
-    ctx.sizes, ctx.options = (len(rows), len(cols)), options
-    ctx.save_for_backward(*output, *rows, *cols, *(t for t in given if t is not None))
+    ctx.save_for_backward(*arrays, *(t for t in given if t is not None))
 
 
 def saved(ctx: Any, results: int) -> tuple[Any, ...]:
     """What ``save`` kept: inputs, ``results`` results, rows, columns, options."""
-    num_rows, num_cols = ctx.sizes
     tensors = ctx.saved_tensors  # once: torch.utils.checkpoint gives them out a single time
-    done, rest = tensors[:results], tensors[results:]
-    kept = iter(rest[num_rows + num_cols :])
+    rows, cols = ctx.layouts or ((), ())
+    if not ctx.layouts:
+        num_rows, num_cols = ctx.sizes
+        rows, cols = tensors[:num_rows], tensors[num_rows : num_rows + num_cols]
+    kept = iter(tensors[len(tensors) - sum(ctx.there) :])
     given = [next(kept) if there else None for there in ctx.there]
-    return given, done, rest[:num_rows], rest[num_rows:][:num_cols], ctx.options
+    return given[results:], given[:results], rows, cols, ctx.options
 
 
 def first_derivative(

@@ -12,7 +12,8 @@ from torch.autograd import forward_ad
 from graphattn.kernels.layout import Layout
 
 _FOLDER = {"cpu": "cpu", "triton": "gpu"}
-_PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN = (Tensor, torch.nn.Parameter)
+"""Types whose operators do what they say; subclasses may want to see them."""
 
 Function = Callable[..., Any]
 
@@ -33,21 +34,27 @@ def direct(
         derived = _with_derivative(function, save, pull)
 
     def call(*inputs: Any) -> Any:
-        if torch.compiler.is_compiling() or _is_watched():
+        if torch.compiler.is_compiling() or is_watched():
             return operator(*inputs)
         wanted = False
         for given in inputs:
-            for part in given if isinstance(given, (list, tuple)) else (given,):
-                if type(part) in _PLAIN:
-                    wanted |= part.requires_grad
-                elif isinstance(part, Tensor):
-                    return operator(*inputs)
+            kind = type(given)
+            if kind in PLAIN:
+                wanted = wanted or given.requires_grad
+            elif kind is tuple or kind is list:
+                for part in given:
+                    if type(part) in PLAIN:
+                        wanted = wanted or part.requires_grad
+                    elif isinstance(part, Tensor):
+                        return operator(*inputs)
+            elif isinstance(given, Tensor):
+                return operator(*inputs)
         return derived(*inputs) if wanted and torch.is_grad_enabled() else function(*inputs)
 
     return call
 
 
-def _is_watched() -> bool:
+def is_watched() -> bool:
     """Whether a mode or a transform wants to see operators rather than their results."""
     modes: int = torch._C._len_torch_dispatch_stack()
     return modes > 0 or torch._C._are_functorch_transforms_active()
@@ -74,8 +81,10 @@ def may_train(*tensors: Tensor | None) -> bool:
     """Whether a backward pass may follow; tensors inside torch.vmap do not tell."""
     if not torch.is_grad_enabled():
         return False
-    needed = any(t is not None and t.requires_grad for t in tensors)
-    return needed or torch._C._are_functorch_transforms_active()
+    for tensor in tensors:
+        if tensor is not None and tensor.requires_grad:
+            return True
+    return torch._C._are_functorch_transforms_active()
 
 
 def filled(function: Function) -> Function:
@@ -90,13 +99,26 @@ def filled(function: Function) -> Function:
     return call
 
 
+class Flat(list[Tensor]):
+    """A layout as the flat list that operator schemas can carry, and the layout itself."""
+
+    layout: Layout
+
+
 def flatten(layout: Layout) -> list[Tensor]:
-    """A layout as the flat list that operator schemas can carry."""
-    return [layout.indptr, layout.indices, layout.edges, *layout.plan]
+    """A layout as the flat list that operator schemas can carry; a ``Flat`` in eager mode."""
+    tensors = [layout.indptr, layout.indices, layout.edges, *layout.plan]
+    if torch.compiler.is_compiling():
+        return tensors
+    flat = Flat(tensors)
+    flat.layout = layout
+    return flat
 
 
 def unflatten(flat: Sequence[Tensor]) -> Layout:
     """A layout from the flat list that operator schemas can carry."""
+    if type(flat) is Flat:
+        return flat.layout
     return Layout(flat[0], flat[1], flat[2], tuple(flat[3:]))
 
 

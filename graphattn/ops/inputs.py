@@ -106,13 +106,19 @@ def run(inputs: Inputs, return_gated: bool = False) -> Results:
     check_reverse_mode(impl)
     tensors = [getattr(score, name) for name in TENSORS]
     training = may_train(query, key, value, *tensors)
-    kind = "tiles" if impl == "triton" and takes_tiles(inputs, return_gated) else impl
+    kind = layouts_for(inputs, return_gated)
     if kind == "triton" and is_implied(score.bias_index) and isinstance(graph, ProductGraph):
         tensors[TENSORS.index("bias_index")] = graph.relative_index()
     cols = flatten(graph.cols_layout(kind)) if training else []
     rows = flatten(graph.rows_layout(kind))
     numbers = score.scale, score.clamp, score.dropout_p, return_gated
     return Results(*attend(query, key, value, *tensors, rows, cols, *numbers, impl))
+
+
+def layouts_for(inputs: Inputs, return_gated: bool = False) -> str:
+    """Whose layouts the kernels of a call read: those of ``impl``, or of Triton's for grids."""
+    impl = inputs.impl
+    return "tiles" if impl == "triton" and takes_tiles(inputs, return_gated) else impl
 
 
 def takes_tiles(inputs: Inputs, return_gated: bool) -> bool:

@@ -248,7 +248,7 @@ def plain_table(score: Score, rows: Layout, per_edge: bool) -> Score:
 def _plain_score(score: Score, heads: int, feature: int, dtype: torch.dtype) -> Score:
     """The score with contiguous tensors in the dtypes that the kernels read."""
     own = score.edge_query
-    if not any(isinstance(part, Tensor) for part in score):
+    if score.plain:
         return score
     return score._replace(
         scale=float(score.scale),

@@ -1,6 +1,7 @@
 """The one place from which kernels are launched, or recorded to be compiled ahead of time."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -18,14 +19,17 @@ class Launch(NamedTuple):
     arguments: dict[str, Any]
     num_warps: int
     max_registers: int | None
+    programs: int
 
 
-class _Recording(NamedTuple):
-    launches: list[Launch]
-    warp_size: int
+class _Recording(threading.local):
+    """Launches of this thread that are written down instead of made."""
+
+    launches: list[Launch] | None = None
+    warp_size: int | None = None
 
 
-_recording: _Recording | None = None
+_recording = _Recording()
 _compiled: dict[tuple[Any, ...], Any] = {}
 _fixed: dict[Any, list[bool]] = {}
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -33,7 +37,7 @@ _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 def warp_size() -> int:
     """Threads per warp: 64 on AMD's CDNA, else 32."""
-    if _recording is not None:
+    if _recording.warp_size is not None:
         return _recording.warp_size
     return 64 if torch.version.hip else 32
 
@@ -68,27 +72,38 @@ def launch_with(
     num_warps: int,
     max_registers: int | None = None,
 ) -> None:
-    """As ``launch`` with the kernel's arguments in a dictionary.
+    """As ``launch`` with the kernel's arguments in a dictionary."""
+    if _recording.launches is not None:
+        found = Launch(kernel, arguments, num_warps, max_registers, programs)
+        _recording.launches.append(found)
+    elif programs > 0:
+        values = [arguments[name] for name in kernel.arg_names]
+        launch_values(kernel, programs, values, num_warps, max_registers)
+
+
+def launch_values(
+    kernel: Any, programs: int, values: list[Any], num_warps: int, max_registers: int | None
+) -> Any:
+    """As ``launch`` with the arguments in their order; returns the compiled kernel, if any.
 
     Triton's own way from arguments to machine code takes as long as a small kernel runs several
-    times over. It is gone once per signature; after that the compiled kernel is called.
+    times over. It is gone once per signature; after that the compiled kernel is called. None is
+    returned by the interpreter, and where a tensor that is not aligned has its own machine code.
     """
-    if _recording is not None:
-        _recording.launches.append(Launch(kernel, arguments, num_warps, max_registers))
-    elif programs > 0:
-        if _INTERPRETED:
-            kernel[(programs,)](**arguments, num_warps=num_warps)
-            return
-        values = [arguments[name] for name in kernel.arg_names]
-        key = _signature(kernel, values, num_warps, max_registers)
-        compiled = _compiled.get(key)
-        if compiled is not None:
-            compiled[programs, 1, 1](*values)
-            return
+    if _INTERPRETED:
+        kernel[(programs,)](*values, num_warps=num_warps)
+        return None
+    key = _signature(kernel, values, num_warps, max_registers)
+    compiled = _compiled.get(key)
+    if compiled is None:
         options = compile_options(num_warps, max_registers, torch.version.hip is not None)
         compiled = kernel[(programs,)](*values, **options)
-        if key is not None:
-            _compiled[key] = compiled
+        if key is None:
+            return None
+        _compiled[key] = compiled
+    else:
+        compiled[programs, 1, 1](*values)
+    return compiled
 
 
 def _signature(
@@ -125,15 +140,14 @@ def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def recording(warp_size: int) -> Iterator[list[Launch]]:
-    """Collect launches instead of running them, as for a device with this warp size.
+def recording(warp_size: int | None = None) -> Iterator[list[Launch]]:
+    """Collect this thread's launches instead of making them, as for a device with this warp size.
 
-    Tensors may be on the meta device. Not for use while another thread launches kernels.
+    Tensors may be on the meta device.
     """
-    global _recording
     launches: list[Launch] = []
-    _recording = _Recording(launches, warp_size)
+    _recording.launches, _recording.warp_size = launches, warp_size
     try:
         yield launches
     finally:
-        _recording = None
+        _recording.launches = _recording.warp_size = None

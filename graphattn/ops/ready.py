@@ -1,0 +1,120 @@
+"""Attention without options, called again with shapes that its graph has seen.
+
+Models call attention with the same shapes at every step, and for small graphs the way from
+arguments to kernels takes several times as long as the kernels. What was checked and prepared once
+is kept with the graph.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from graphattn.graph import Graph
+from graphattn.ops.attention_op import differentiable_backward
+from graphattn.ops.fused import PLAIN, flatten, is_watched, kernels
+from graphattn.ops.inputs import Inputs, layouts_for, prepare
+
+MOST = 64
+"""Shapes kept with a graph; beyond it all are forgotten."""
+
+
+class Ready:
+    """What is known of calls with tensors of one kind; ``inputs`` stands for them."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        nodes = [t for t in inputs[:3] if isinstance(t, Tensor)]
+        self.layouts, self.score = layouts_for(inputs), inputs.score
+        self.lead = tuple(inputs.lead)
+        self.rows = inputs.graph.rows_layout(self.layouts)
+        repeated = kernels(inputs.impl, "repeated").Repeated
+        self.calls = repeated(nodes, self.lead, self.rows, self.score)
+
+    def differentiable(
+        self, grads: Sequence[Tensor | None], nodes: Sequence[Tensor]
+    ) -> list[Tensor | None]:
+        """Gradients of query, key and value that can be differentiated again."""
+        first = len(self.lead)
+        folded: list[Tensor | None] = [t.reshape(-1, *t.shape[first:]) for t in nodes]
+        pulls = [None if g is None else g.reshape(-1, *g.shape[first:]) for g in grads]
+        rows, given = flatten(self.rows), (*pulls, None, None, None)
+        found = differentiable_backward(folded, rows, self.score, False, given)
+        pairs = zip(found[:3], nodes, strict=True)
+        return [None if g is None else g.reshape(t.shape) for g, t in pairs]
+
+
+class _Attend(torch.autograd.Function):
+    """The derivative of ready calls: as attention_op's, with nothing to sort out."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, ready: Ready) -> Any:
+        out, lse = ready.calls.forward(query, key, value)
+        ctx.save_for_backward(query, key, value, out, lse)
+        ctx.set_materialize_grads(False)
+        ctx.ready = ready
+        return out, lse
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> Any:
+        ready, tensors = ctx.ready, ctx.saved_tensors
+        if torch.is_grad_enabled():
+            found = ready.differentiable((grad_out, grad_lse), tensors[:3])
+        else:
+            if grad_out is None:
+                grad_out = torch.zeros_like(tensors[3])
+            calls, grads = ready.calls, [g for g in (grad_out, grad_lse) if g is not None]
+            if not calls.takes(*grads):
+                grads = [g.clone(memory_format=torch.contiguous_format) for g in grads]
+            found = calls.backward(grads, *tensors)
+        return *(g if n else None for g, n in zip(found, ctx.needs_input_grad, strict=False)), None
+
+
+_apply: Callable[..., Sequence[Tensor]] = _Attend.apply
+
+
+def attend_ready(
+    query: Any, key: Any, value: Any, graph: Graph, scale: float | None, impl: str
+) -> Sequence[Tensor] | None:
+    """Output and LSE, or None if the call has to go the long way."""
+    if not (type(query) in PLAIN and type(key) in PLAIN and type(value) in PLAIN):
+        return None
+    if torch.compiler.is_compiling() or is_watched() or forward_ad._current_level >= 0:
+        return None
+    name = (
+        query.shape, key.shape, value.shape, query.dtype, key.dtype, value.dtype,
+        query.device, key.device, value.device, scale, impl,
+    )  # fmt: skip
+    ready = graph.ready.get(name)
+    if ready is None:
+        ready = _make(query, key, value, graph, scale, impl)
+        if ready is None:
+            return None
+        if len(graph.ready) >= MOST:
+            graph.ready.clear()
+        graph.ready[name] = ready
+    if torch.is_autocast_enabled(query.device.type) or not ready.calls.takes(query, key, value):
+        return None
+    if torch.is_grad_enabled() and (
+        query.requires_grad or key.requires_grad or value.requires_grad
+    ):
+        if ready.calls.cols is None:
+            ready.calls.cols = graph.cols_layout(ready.layouts)
+        return _apply(query, key, value, ready)
+    found: Sequence[Tensor] = ready.calls.forward(query, key, value)
+    return found
+
+
+def _make(
+    query: Tensor, key: Tensor, value: Tensor, graph: Graph, scale: float | None, impl: str
+) -> Ready | None:
+    """Checked and prepared for this call and its like; None for those that are not plain."""
+    if isinstance(scale, Tensor) or torch.is_autocast_enabled(query.device.type):
+        return None
+    with torch.no_grad():
+        inputs = prepare(query, key, value, graph, scale=scale, impl=impl)
+    grouped = key.shape[-2] != query.shape[-2]
+    if inputs.impl == "reference" or grouped or query.numel() == 0 or value.numel() == 0:
+        return None
+    return Ready(inputs)
