@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,7 +102,12 @@ def grid(height: int, width: int, neighbours: int = 8) -> Tensor:
 
 
 def power_law(
-    num_nodes: int, num_edges: int, out_exponent: float, in_exponent: float, seed: int = 0
+    num_nodes: int,
+    num_edges: int,
+    out_exponent: float,
+    in_exponent: float,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> Tensor:
     """PL(N, E, a_out, a_in): E independent draws of a source and a target.
 
@@ -113,17 +119,24 @@ def power_law(
         num_edges: E.
         out_exponent: a_out; 0 = uniform.
         in_exponent: a_in; 0 = uniform.
-        seed: Of numpy's default generator.
+        seed: Of numpy's default generator; on other devices than the CPU of torch's, which draws
+            another graph.
+        device: Where it is drawn and sorted; 24 bytes per edge at the peak.
 
     Returns:
-        edge_index int64 [2, E], sorted by target, then source.
+        edge_index int64 [2, E] on ``device``, sorted by target, then source.
     """
-    random = np.random.default_rng(seed)
-    source = _ranked(random, num_nodes, num_edges, out_exponent)
-    target = _ranked(random, num_nodes, num_edges, in_exponent)
-    keys = np.sort(target * num_nodes + source)
-    target, source = np.divmod(keys, num_nodes)
-    return torch.from_numpy(np.stack([source, target]))
+    if torch.device(device).type == "cpu":
+        random = np.random.default_rng(seed)
+        source = _ranked(random, num_nodes, num_edges, out_exponent)
+        target = _ranked(random, num_nodes, num_edges, in_exponent)
+        keys = torch.from_numpy(np.sort(target * num_nodes + source))
+    else:
+        generator = torch.Generator(device).manual_seed(seed)
+        keys = _ranked_on(generator, num_nodes, num_edges, in_exponent) * num_nodes
+        keys += _ranked_on(generator, num_nodes, num_edges, out_exponent)
+        keys = keys.sort().values
+    return torch.stack([keys % num_nodes, keys // num_nodes])
 
 
 def _ranked(random: np.random.Generator, nodes: int, count: int, exponent: float) -> np.ndarray:
@@ -133,6 +146,17 @@ def _ranked(random: np.random.Generator, nodes: int, count: int, exponent: float
     rank = np.searchsorted(total, random.random(count) * total[-1], side="right")
     ranked: np.ndarray = random.permutation(nodes)[np.minimum(rank, nodes - 1)]
     return ranked
+
+
+def _ranked_on(generator: torch.Generator, nodes: int, count: int, exponent: float) -> Tensor:
+    """``_ranked`` where the generator is."""
+    where: dict[str, Any] = {"device": generator.device}
+    if exponent == 0:
+        return torch.randint(0, nodes, (count,), generator=generator, **where)
+    total = torch.arange(1, nodes + 1, dtype=torch.float64, **where).pow(-exponent).cumsum(0)
+    place = torch.rand(count, dtype=torch.float64, generator=generator, **where) * total[-1]
+    rank = torch.searchsorted(total, place, right=True).clamp_(max=nodes - 1)
+    return torch.randperm(nodes, generator=generator, **where)[rank]
 
 
 def communities(

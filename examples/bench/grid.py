@@ -4,7 +4,7 @@ import importlib.util
 import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from bounds import Problem
@@ -15,10 +15,25 @@ from tqdm import tqdm
 
 import graphattn as ga
 
-HEADS, WIDTH, KERNEL, TILE = 4, 32, 7, 8
-SIDES = {"cpu": (64, 128), "cuda": (128, 256)}
-DENSE_UP_TO = 64  # dense products of larger grids take seconds on a CPU
-TOLERANCE = 1e-3
+KERNEL, TILE = 7, 8
+
+
+class Setting(NamedTuple):
+    """What is timed on a device; beyond ``dense`` dense products take too long."""
+
+    sides: tuple[int, int]
+    heads: int
+    width: int
+    dtype: torch.dtype
+    dense: int
+    tolerance: float
+
+
+SETTINGS = {
+    "cpu": Setting((64, 128), 4, 32, torch.float32, 64, 1e-3),
+    "cuda": Setting((128, 256), 8, 64, torch.bfloat16, 128, 0.05),
+}
+PEERS = ("own CSR", "tiled SDPA", "dense SDPA", "compiled Flex", "NATTEN")
 Call = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -35,9 +50,11 @@ def contestants(side: int, device: str) -> dict[str, Call]:
         return call
 
     found = {"graphattn": over(grid), "own CSR": over(csr), "tiled SDPA": tiled(side, device)}
-    if side <= DENSE_UP_TO:
+    if side <= SETTINGS[device].dense:
         found["dense SDPA"] = dense
-    if importlib.util.find_spec("natten") is not None and side <= DENSE_UP_TO:
+    if device == "cuda":
+        found["compiled Flex"] = flex(side, device)
+    if importlib.util.find_spec("natten") is not None and side <= SETTINGS[device].dense:
         import natten
 
         # Its CPU path refuses tensors that want gradients.
@@ -49,6 +66,29 @@ def dense(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """All pairs, without a mask: less work than any dense route to the same answer."""
     flat = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))
     return scaled_dot_product_attention(*flat).transpose(1, 2).reshape(v.shape)
+
+
+def flex(side: int, device: str) -> Call:
+    """FlexAttention over a block mask of the same windows, row-major nodes, compiled."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    last = side - 1 - KERNEL // 2
+
+    def near(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        centre_y = (query // side).clamp(KERNEL // 2, last)
+        centre_x = (query % side).clamp(KERNEL // 2, last)
+        by_y = (key // side - centre_y).abs() <= KERNEL // 2
+        return by_y & ((key % side - centre_x).abs() <= KERNEL // 2)
+
+    make = torch.compile(create_block_mask)
+    mask = make(near, None, None, side * side, side * side, device=device)
+    attend = torch.compile(flex_attention)
+
+    def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        flat = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))
+        return attend(*flat, block_mask=mask).transpose(1, 2).reshape(v.shape)
+
+    return call
 
 
 def tiled(side: int, device: str) -> Call:
@@ -65,11 +105,12 @@ def tiled(side: int, device: str) -> Call:
     count = side // TILE
 
     def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        split = q.view(count, TILE, count, TILE, HEADS, WIDTH).transpose(1, 2)
-        own = split.reshape(count * count, TILE * TILE, HEADS, WIDTH).transpose(1, 2)
-        near = [t.view(-1, HEADS, WIDTH)[node].transpose(1, 2) for t in (k, v)]
+        shape = q.shape[-2:]
+        split = q.view(count, TILE, count, TILE, *shape).transpose(1, 2)
+        own = split.reshape(count * count, TILE * TILE, *shape).transpose(1, 2)
+        near = [t.view(-1, *shape)[node].transpose(1, 2) for t in (k, v)]
         out = scaled_dot_product_attention(own, *near, attn_mask=mask).transpose(1, 2)
-        out = out.reshape(count, count, TILE, TILE, HEADS, WIDTH).transpose(1, 2)
+        out = out.reshape(count, count, TILE, TILE, *shape).transpose(1, 2)
         return out.reshape(v.shape)
 
     return call
@@ -78,24 +119,28 @@ def tiled(side: int, device: str) -> Call:
 def run(device: str, repeats: int, compiled: bool = True) -> tuple[list[dict[str, Any]], list[str]]:
     """Forward, and forward + backward, of every side; agreement is checked before timing."""
     rows, notes, ours = [], [], []
-    for side in tqdm(SIDES[device], desc="grid"):
+    setting = SETTINGS[device]
+    for side in tqdm(setting.sides, desc="grid"):
+        shape = 1, side, side, setting.heads, setting.width
         leaves = [
-            torch.randn(1, side, side, HEADS, WIDTH, device=device).requires_grad_()
-            for _ in range(3)
+            torch.randn(shape, device=device).to(setting.dtype).requires_grad_() for _ in range(3)
         ]
-        calls = _agreeing(contestants(side, device), leaves, notes, side)
+        calls = _agreeing(contestants(side, device), leaves, notes, side, setting.tolerance)
         grad = torch.randn_like(leaves[0])
         forward = interleave({n: no_grad(c, leaves) for n, c in calls.items()}, repeats, device)
         trained = {n: training(c, leaves, grad) for n, c in calls.items() if n != "NATTEN"}
         both = interleave(trained, repeats, device)
         ours.append((forward["graphattn"].p50, both["graphattn"].p50))
-        rows.append(_figures(side, forward, both))
+        rows.append(_figures(side, setting, forward, both))
     growth = [b / a for a, b in zip(*ours, strict=True)]
     notes.append(
-        f"time({SIDES[device][1]}^2) / time({SIDES[device][0]}^2): forward {growth[0]:.2f}, "
+        f"time({setting.sides[1]}^2) / time({setting.sides[0]}^2): forward {growth[0]:.2f}, "
         f"forward + backward {growth[1]:.2f}; 4 is linear"
     )
-    notes.append(f"window {KERNEL} x {KERNEL}, H{HEADS} D{WIDTH}, fp32; NATTEN by its Flex backend")
+    notes.append(
+        f"window {KERNEL} x {KERNEL}, H{setting.heads} D{setting.width}, {setting.dtype}; "
+        "NATTEN by its Flex backend"
+    )
     notes.append("dense SDPA has no mask, so it answers another question with less work")
     if device == "cpu":
         notes.append(_memory())
@@ -103,7 +148,7 @@ def run(device: str, repeats: int, compiled: bool = True) -> tuple[list[dict[str
 
 
 def _agreeing(
-    calls: dict[str, Call], leaves: list[Tensor], notes: list[str], side: int
+    calls: dict[str, Call], leaves: list[Tensor], notes: list[str], side: int, tolerance: float
 ) -> dict[str, Call]:
     """Without the peers that fail or differ, which are named in the notes."""
     kept = {}
@@ -115,28 +160,29 @@ def _agreeing(
             except Exception as failure:
                 notes.append(f"{side}: {name} failed: {type(failure).__name__}: {failure}"[:200])
                 continue
-            if error < TOLERANCE:
+            if error < tolerance:
                 kept[name] = call
             else:
                 notes.append(f"{side}: {name} differs by {error:.1e} and is left out")
     return kept
 
 
-def _figures(side: int, forward: dict[str, Times], both: dict[str, Times]) -> dict[str, Any]:
+def _figures(
+    side: int, setting: Setting, forward: dict[str, Times], both: dict[str, Times]
+) -> dict[str, Any]:
     own, trained = forward["graphattn"], both["graphattn"]
     figures: dict[str, Any] = {
         "workload": f"{side} x {side}, k {KERNEL}",
-        "fwd ms p20/p50/p80": "/".join(f"{1e3 * t:.1f}" for t in (own.p20, own.p50, own.p80)),
-        "f+b ms p20/p50/p80": "/".join(
-            f"{1e3 * t:.1f}" for t in (trained.p20, trained.p50, trained.p80)
-        ),
+        "fwd ms p20/p50/p80": own.spread,
+        "f+b ms p20/p50/p80": trained.spread,
     }
-    for peer in ("own CSR", "tiled SDPA", "dense SDPA", "NATTEN"):
+    for peer in PEERS:
         for what, times in (("fwd", forward), ("f+b", both)):
             if (peer, what) != ("NATTEN", "f+b"):
                 ratio = times[peer].p50 / times["graphattn"].p50 if peer in times else None
                 figures[f"÷ {peer} {what}"] = ratio
-    problem = Problem(side * side, side * side * KERNEL**2, HEADS, WIDTH, index=0)
+    edges, size = side * side * KERNEL**2, setting.dtype.itemsize
+    problem = Problem(side * side, edges, setting.heads, setting.width, size, index=0)
     figures["fwd GB/s of no-reuse bytes"] = problem.forward()[1] / own.p50 / 1e9
     figures["fwd GB/s of compulsory bytes"] = problem.forward()[0] / own.p50 / 1e9
     return figures
@@ -161,7 +207,8 @@ def _peak(kernel_size: int) -> int:
     """Bytes by which a training step raises this process's peak memory."""
 
     def step(side: int, size: int) -> None:
-        leaves = [torch.randn(1, side, side, HEADS, WIDTH).requires_grad_() for _ in range(3)]
+        shape = 1, side, side, SETTINGS["cpu"].heads, SETTINGS["cpu"].width
+        leaves = [torch.randn(shape).requires_grad_() for _ in range(3)]
         out = ga.na2d(*leaves, size)
         out.backward(torch.ones_like(out))
 

@@ -19,6 +19,11 @@ class Times:
     p50: float
     p80: float
 
+    @property
+    def spread(self) -> str:
+        """The three in milliseconds."""
+        return "/".join(f"{1e3 * t:.4g}" for t in (self.p20, self.p50, self.p80))
+
 
 def interleave(calls: dict[str, Call], repeats: int, device: str) -> dict[str, Times]:
     """Run every call once per round for ``repeats`` rounds after one warm-up round."""

@@ -11,7 +11,7 @@ from graphattn.ops._dispatch import resolve
 from graphattn.ops.additive_op import attend_additively, attend_by_reference
 from graphattn.ops.additive_scores_op import score_edges
 from graphattn.ops.checks import check_normaliser, check_qkv, check_same_dtype
-from graphattn.ops.fused import check_reverse_mode, flatten, may_train
+from graphattn.ops.fused import check_reverse_mode, flat, may_train
 from graphattn.ops.inputs import autocast, fold_batch, unfold_batch
 from graphattn.ops.message_aggregate import check_activation, check_edge_features
 
@@ -75,13 +75,13 @@ def additive_attention(
         shape = (query.shape[0] * query.shape[2], 2)
         streams = torch.randint(0, 2**32, shape, dtype=torch.int64, device=query.device)
     impl = resolve(impl, query.device)
-    rows, given = flatten(graph.rows_layout(impl)), (query, key, value, *edge, streams)
+    rows, given = flat(graph.rows_layout(impl)), (query, key, value, *edge, streams)
     options = activation, float(slope), float(dropout_p)
     if impl == "reference":
         out, lse = attend_by_reference(given, rows, *options)
     else:
         check_reverse_mode(impl)
-        cols = flatten(graph.t().rows_layout(impl)) if may_train(*given) else []
+        cols = flat(graph.t().rows_layout(impl)) if may_train(*given) else []
         out, lse = attend_additively(*given, rows, cols, *options, impl)
     out = unfold_batch(out, lead)
     return (out, unfold_batch(lse, lead)) if return_lse else out
@@ -116,8 +116,8 @@ def additive_scores(
         )
         return unfold_batch(found, lead)
     check_reverse_mode(impl)
-    cols = flatten(graph.t().rows_layout(impl)) if may_train(query, key, *given) else []
-    scores: Tensor = score_edges(query, key, *given, flatten(layout), cols, activation, slope, impl)
+    cols = flat(graph.t().rows_layout(impl)) if may_train(query, key, *given) else []
+    scores: Tensor = score_edges(query, key, *given, flat(layout), cols, activation, slope, impl)
     return unfold_batch(scores, lead)
 
 

@@ -11,7 +11,7 @@ from graphattn.kernels.reference import aggregate as reference
 from graphattn.ops._dispatch import resolve
 from graphattn.ops.aggregate_op import reduce_messages
 from graphattn.ops.dims import check_float_tensor
-from graphattn.ops.fused import check_reverse_mode, flatten, may_train
+from graphattn.ops.fused import check_reverse_mode, flat, may_train
 from graphattn.ops.messages import check_names, edge_factor, find_heads, folded, split_shape
 
 
@@ -112,7 +112,7 @@ def _run(
     if impl == "reference":
         return reference.aggregate_forward(x, weight, graph.rows_layout(impl), reduce=names)[0]
     check_reverse_mode(impl)
-    cols = flatten(graph.t().rows_layout(impl)) if may_train(x, weight) else []
-    rows = flatten(graph.rows_layout(impl))
+    cols = flat(graph.t().rows_layout(impl)) if may_train(x, weight) else []
+    rows = flat(graph.rows_layout(impl))
     out: Tensor = reduce_messages(x, weight, rows, cols, ",".join(names), impl)[0]
     return out

@@ -12,7 +12,7 @@ from graphattn.kernels.reference import edge_softmax as reference
 from graphattn.ops._dispatch import resolve
 from graphattn.ops.batching import register_batching
 from graphattn.ops.dims import check_float_tensor, has_heads
-from graphattn.ops.fused import check_reverse_mode, direct, flatten, kernels, unflatten
+from graphattn.ops.fused import check_reverse_mode, direct, flat, kernels, unflatten
 
 
 def edge_softmax(
@@ -48,12 +48,12 @@ def edge_softmax(
     check_float_tensor("scores", scores, graph, 1)
     split = has_heads("scores", scores, graph.num_edges, "edges", 0, heads)
     lead = scores.shape[: scores.dim() - (2 if split else 1)]
-    flat = scores.reshape(math.prod(lead), graph.num_edges, scores.shape[-1] if split else 1)
+    folded = scores.reshape(math.prod(lead), graph.num_edges, scores.shape[-1] if split else 1)
     impl = resolve(impl, scores.device)
     if impl == "reference":
-        return reference.edge_softmax_forward(flat, graph.rows_layout(impl)).reshape(scores.shape)
+        return reference.edge_softmax_forward(folded, graph.rows_layout(impl)).reshape(scores.shape)
     check_reverse_mode(impl)
-    weights: Tensor = normalise(flat, flatten(graph.rows_layout(impl)), impl)
+    weights: Tensor = normalise(folded, flat(graph.rows_layout(impl)), impl)
     return weights.reshape(scores.shape)
 
 

@@ -33,9 +33,14 @@ def direct(
         operator.register_autograd(pull, setup_context=save)
         derived = _with_derivative(function, save, pull)
 
+    def watched(*inputs: Any) -> Any:
+        return operator(*(list(i) if type(i) is Flat else i for i in inputs))
+
     def call(*inputs: Any) -> Any:
-        if torch.compiler.is_compiling() or is_watched():
+        if torch.compiler.is_compiling():
             return operator(*inputs)
+        if is_watched():
+            return watched(*inputs)
         wanted = False
         for given in inputs:
             kind = type(given)
@@ -46,9 +51,9 @@ def direct(
                     if type(part) in PLAIN:
                         wanted = wanted or part.requires_grad
                     elif isinstance(part, Tensor):
-                        return operator(*inputs)
+                        return watched(*inputs)
             elif isinstance(given, Tensor):
-                return operator(*inputs)
+                return watched(*inputs)
         return derived(*inputs) if wanted and torch.is_grad_enabled() else function(*inputs)
 
     return call
@@ -100,26 +105,31 @@ def filled(function: Function) -> Function:
 
 
 class Flat(list[Tensor]):
-    """A layout as the flat list that operator schemas can carry, and the layout itself."""
+    """A layout as a flat list that still knows the layout."""
 
     layout: Layout
 
 
 def flatten(layout: Layout) -> list[Tensor]:
-    """A layout as the flat list that operator schemas can carry; a ``Flat`` in eager mode."""
-    tensors = [layout.indptr, layout.indices, layout.edges, *layout.plan]
+    """A layout as the flat list that operator schemas can carry."""
+    return [layout.indptr, layout.indices, layout.edges, *layout.plan]
+
+
+def flat(layout: Layout) -> list[Tensor]:
+    """A layout for a ``direct`` call, which hands it on as it is where no operator is called."""
+    tensors = flatten(layout)
     if torch.compiler.is_compiling():
         return tensors
-    flat = Flat(tensors)
-    flat.layout = layout
-    return flat
+    found = Flat(tensors)
+    found.layout = layout
+    return found
 
 
-def unflatten(flat: Sequence[Tensor]) -> Layout:
+def unflatten(tensors: Sequence[Tensor]) -> Layout:
     """A layout from the flat list that operator schemas can carry."""
-    if type(flat) is Flat:
-        return flat.layout
-    return Layout(flat[0], flat[1], flat[2], tuple(flat[3:]))
+    if type(tensors) is Flat:
+        return tensors.layout
+    return Layout(tensors[0], tensors[1], tensors[2], tuple(tensors[3:]))
 
 
 @cache

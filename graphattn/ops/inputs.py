@@ -14,7 +14,7 @@ from graphattn.ops._dispatch import resolve
 from graphattn.ops.attention_op import TENSORS, attend
 from graphattn.ops.bias import TableBias
 from graphattn.ops.checks import check_edge_tensor, check_numbers, check_qkv, check_same_dtype
-from graphattn.ops.fused import check_reverse_mode, flatten, may_train
+from graphattn.ops.fused import check_reverse_mode, flat, may_train
 
 WIDEST_TILE = 256
 """Bytes of one head's features beyond which Triton's kernels for grids run out of registers."""
@@ -109,8 +109,8 @@ def run(inputs: Inputs, return_gated: bool = False) -> Results:
     kind = layouts_for(inputs, return_gated)
     if kind == "triton" and is_implied(score.bias_index) and isinstance(graph, ProductGraph):
         tensors[TENSORS.index("bias_index")] = graph.relative_index()
-    cols = flatten(graph.cols_layout(kind)) if training else []
-    rows = flatten(graph.rows_layout(kind))
+    cols = flat(graph.cols_layout(kind)) if training else []
+    rows = flat(graph.rows_layout(kind))
     numbers = score.scale, score.clamp, score.dropout_p, return_gated
     return Results(*attend(query, key, value, *tensors, rows, cols, *numbers, impl))
 

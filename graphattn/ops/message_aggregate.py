@@ -13,7 +13,7 @@ from graphattn.kernels.reference.aggregate import REDUCTIONS
 from graphattn.ops._dispatch import resolve
 from graphattn.ops.checks import check_edge_tensor
 from graphattn.ops.dims import check_float_tensor
-from graphattn.ops.fused import check_reverse_mode, flatten, may_train
+from graphattn.ops.fused import check_reverse_mode, flat, may_train
 from graphattn.ops.message_op import reduce_bent
 from graphattn.ops.messages import check_names, edge_factor, find_heads, folded, split_shape
 
@@ -115,9 +115,9 @@ def _run(
             *given, rows, activation=activation, slope=slope, reduce=names
         )[0]
     check_reverse_mode(impl)
-    cols = flatten(graph.t().rows_layout(impl)) if may_train(*given) else []
+    cols = flat(graph.t().rows_layout(impl)) if may_train(*given) else []
     options = activation, slope, ",".join(names), impl
-    out: Tensor = reduce_bent(*given, flatten(rows), cols, *options)[0]
+    out: Tensor = reduce_bent(*given, flat(rows), cols, *options)[0]
     return out
 
 

@@ -110,10 +110,10 @@ def _make(
     query: Tensor, key: Tensor, value: Tensor, graph: Graph, scale: float | None, impl: str
 ) -> Ready | None:
     """Checked and prepared for this call and its like; None for those that are not plain."""
-    if isinstance(scale, Tensor) or torch.is_autocast_enabled(query.device.type):
-        return None
     with torch.no_grad():
         inputs = prepare(query, key, value, graph, scale=scale, impl=impl)
+    if torch.is_autocast_enabled(query.device.type):
+        return None
     grouped = key.shape[-2] != query.shape[-2]
     if inputs.impl == "reference" or grouped or query.numel() == 0 or value.numel() == 0:
         return None

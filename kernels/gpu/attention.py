@@ -143,17 +143,15 @@ def attention_backward(
         grad_scores=grads.scores,
         stats=stats,
     )
-    registers = backward_registers(
-        (score.bias is not None)
-        + (score.clamp is not None)
-        + (score.dropout_p > 0.0)
-        + (score.mask is not None),
-        (score.gate is not None) + (score.edge_attr is not None) + (grads.gated is not None),
-        query.element_size(),
+    options = (score.bias, score.clamp, score.mask, score.dropout_p or None)
+    wide = (score.gate, score.edge_attr, grads.gated)
+    counts = [sum(option is not None for option in kind) for kind in (options, wide)]
+    by_rows, by_columns = (
+        backward_registers(*counts, query.element_size(), columns) for columns in (False, True)
     )
     with on_device_of(query):
-        grad_query, *edge_side = _row_pass(call, grads, done, divide(rows), score, needs, registers)
-        grad_key, grad_value = _column_pass(call, divide(cols), registers)
+        grad_query, *edge_side = _row_pass(call, grads, done, divide(rows), score, needs, by_rows)
+        grad_key, grad_value = _column_pass(call, divide(cols), by_columns)
     return Gradients(grad_query, grad_key, grad_value, *edge_side)
 
 

@@ -16,7 +16,7 @@ from graphattn.kernels.score import Gradients, Results, Score
 
 TILE = 64
 """Nodes of a tile: the rows of one tensor-core product for four warps."""
-WARPS = 4
+TABLE_WARPS = 4
 SHARES, SMALLEST_SHARE = 64, 1024
 """Into how many shares the queries are cut for a table's gradient, and their least size."""
 
@@ -54,29 +54,39 @@ def tiles_of(plan: Tensor, block: int) -> Tiles:
     return Tiles(y, x, block, min(block_x, block), count)
 
 
-def block_of(kind: str, width: int, itemsize: int, biased: bool) -> tuple[int, int]:
-    """Nodes that a tile meets at a time, and pipeline stages.
+class Tiling(NamedTuple):
+    """How a kernel goes over tiles: nodes met at a time, pipeline stages, warps."""
 
-    As large as registers allow for padded heads of ``width``, without spilling up to
-    64 numbers in half precision and 32 in float32.
+    block: int
+    stages: int
+    warps: int
+
+
+def tiling(kind: str, width: int, itemsize: int, biased: bool) -> Tiling:
+    """Configuration for padded heads of ``width``; the best of those measured on an H200.
+
+    For heads of up to 128 bytes two warps beat four by a fifth to a quarter, although the widest
+    products need four, and although a few registers spill.
     """
     if biased:  # places in a table take registers too
-        return 16, 1
+        return Tiling(16, 1, 4)
     wide = width * itemsize > 128
-    if kind == "forward":
-        return (64, 2) if not wide and itemsize == 2 else (32, 1)
-    small = itemsize == 4 or (wide and kind == "columns")
-    return (16 if small else 32), 1
+    if itemsize == 4:
+        small = Tiling(16, 1, 4) if wide else Tiling(32, 1, 4)
+        return Tiling(16, 2, 2) if kind == "forward" and not wide else small
+    if wide:
+        return Tiling(32, 2, 4)
+    return Tiling(32, 3, 4) if kind == "rows" else Tiling(32, 2, 2)
 
 
 def _arguments(
     kind: str, query: Tensor, key: Tensor, value: Tensor, layout: Layout, score: Score
-) -> tuple[dict[str, Any], int]:
-    """What all tile kernels take, and their number of programs; ``layout``: of who owns tiles."""
+) -> tuple[dict[str, Any], int, int]:
+    """What all tile kernels take, and numbers of programs and warps; ``layout``: who owns tiles."""
     batch, _, heads, width = query.shape
     padded = [max(power_of_two(t.shape[3]), 16) for t in (query, value)]
     size, biased = query.element_size(), score.bias is not None
-    block, stages = block_of(kind, max(padded), size, biased)
+    block, stages, warps = tiling(kind, max(padded), size, biased)
     tiles = tiles_of(layout.plan[0][:AXES], block)
     assert layout.tables is not None
     arguments = {
@@ -102,7 +112,7 @@ def _arguments(
         # on NVIDIA; AMD has one.
         "PRECISION": "ieee" if query.element_size() == 2 or warp_size() == 64 else "tf32x3",
     }
-    return arguments, batch * heads * tiles.count
+    return arguments, batch * heads * tiles.count, warps
 
 
 def attention_forward(
@@ -114,10 +124,10 @@ def attention_forward(
     """
     out = value.new_empty((*query.shape[:3], value.shape[3]))
     lse = query.new_empty(query.shape[:3], dtype=torch.float32)
-    arguments, programs = _arguments("forward", query, key, value, rows, score)
+    arguments, programs, warps = _arguments("forward", query, key, value, rows, score)
     with on_device_of(query):
         own = {"out": out, "lse": lse, "num_other": key.shape[1]}
-        launch_with(tile_forward, programs, arguments | own, WARPS)
+        launch_with(tile_forward, programs, arguments | own, warps)
     return Results(out=out, lse=lse)
 
 
@@ -140,13 +150,13 @@ def attention_backward(
     found = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
     common = {"grad_out": grads.out, "lse": done.lse, "delta": torch.empty_like(done.lse)}
     with on_device_of(query):
-        arguments, programs = _arguments("rows", query, key, value, rows, score)
+        arguments, programs, warps = _arguments("rows", query, key, value, rows, score)
         own = common | {"grad_query": found[0], "num_other": key.shape[1]}
         own |= {"out": done.out, "grad_lse": grads.lse}
-        launch_with(tile_backward_rows, programs, arguments | own, WARPS)
-        arguments, programs = _arguments("columns", query, key, value, cols, score)
+        launch_with(tile_backward_rows, programs, arguments | own, warps)
+        arguments, programs, warps = _arguments("columns", query, key, value, cols, score)
         own = common | {"grad_key": found[1], "grad_value": found[2], "num_other": query.shape[1]}
-        launch_with(tile_backward_cols, programs, arguments | own, WARPS)
+        launch_with(tile_backward_cols, programs, arguments | own, warps)
         bias = _table_gradient(arguments, common, rows, query) if table else None
     return Gradients(*found, bias, None, None, None)
 
@@ -171,5 +181,5 @@ def _table_gradient(
         "share": share,
         "BLOCK_N": 32,
     }
-    launch_with(tile_table_gradient, parts.numel(), own, WARPS)
+    launch_with(tile_table_gradient, parts.numel(), own, TABLE_WARPS)
     return parts.sum(0)
