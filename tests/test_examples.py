@@ -63,6 +63,15 @@ def test_grid_vision_on_a_few_images(tmp_path: Path) -> None:
     assert (tmp_path / "map.png").stat().st_size > 1000
 
 
+def test_grid_pictures_are_those_of_the_readme(tmp_path: Path) -> None:
+    """Drawn anew they have the size of the pictures that are kept, which are small files."""
+    run_example("05_grid_pictures.py", "--out", tmp_path, cwd=tmp_path)
+    kept = ROOT / "examples" / "pictures"
+    for name in ("grid_windows.png", "grid_borders.png"):
+        sizes = [(folder / name).read_bytes()[16:24] for folder in (tmp_path, kept)]
+        assert sizes[0] == sizes[1] and (kept / name).stat().st_size < 150_000
+
+
 @pytest.mark.slow
 @pytest.mark.shared_data
 def test_grid_minesweeper(tmp_path: Path, data_root: Path) -> None:
