@@ -113,7 +113,7 @@ def grid_window(graph: Any, queries: Any = None, titles: Any = None) -> Figure:
 
 
 _CELLS = {"no key": "#e9edf2", "its keys": "#5b8fd0", "query": "#f08a24"}
-_SHARED = {"marker": "o", "color": "white", "markersize": 4, "linestyle": "none"}
+_SHARED: dict[str, Any] = {"marker": "o", "color": "white", "markersize": 4, "linestyle": "none"}
 
 
 def _draw_window(axes: Any, graph: Any, node: int) -> None:
@@ -144,7 +144,10 @@ def _window_legend(dots: bool) -> list[Any]:
 
     handles: list[Any] = [Patch(color=_CELLS[n], label=n) for n in ("query", "its keys")]
     if dots:
-        colours = {"markerfacecolor": "white", "markeredgecolor": _CELLS["its keys"]}
+        colours: dict[str, Any] = {
+            "markerfacecolor": "white",
+            "markeredgecolor": _CELLS["its keys"],
+        }
         same = Line2D([], [], **_SHARED | colours, label="has the same keys")
         handles.append(same)
     return handles

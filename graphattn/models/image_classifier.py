@@ -15,7 +15,7 @@ class ImageClassifier(nn.Module):
 
     Method and attribute names, arguments and meanings are timm's, so that its training scripts,
     feature pyramids and layer-wise learning rates work on it. A subclass makes the parts, sets
-    ``num_features`` and calls :meth:`reset_classifier`.
+    ``in_chans`` and ``num_features`` and calls :meth:`reset_classifier`.
     """
 
     output_fmt = "NHWC"  # layout of forward_features, by which timm transposes
@@ -23,6 +23,7 @@ class ImageClassifier(nn.Module):
     levels: nn.ModuleList
     norm: nn.Module
     head_drop: nn.Module
+    in_chans: int
     num_features: int
     feature_info: list[dict[str, Any]]
 
@@ -112,6 +113,8 @@ class ImageClassifier(nn.Module):
             if global_pool not in POOLS:
                 raise ValueError(f"global_pool must be 'avg' or '', got {global_pool!r}")
             self.global_pool = global_pool
+        if num_classes < 0:
+            raise ValueError(f"num_classes must be at least 0 (0 for no head), got {num_classes}")
         self.num_classes = num_classes
         self.head: nn.Module = nn.Identity()
         if num_classes > 0:
@@ -143,8 +146,11 @@ class ImageClassifier(nn.Module):
         return {"stem": r"^patch_embed", "blocks": [*deep, (r"^norm", (99999,))]}
 
     def _stem(self, x: Tensor) -> Tensor:
-        if x.dim() != 4:
-            raise ValueError(f"images must be [B, channels, H, W], got {list(x.shape)}")
+        if x.dim() != 4 or x.shape[1] != self.in_chans:
+            raise ValueError(
+                f"images must be [B, channels, H, W] with {self.in_chans} channels, got "
+                f"{list(x.shape)}; move channels to axis 1, or set in_chans"
+            )
         return self.patch_embed(x.permute(0, 2, 3, 1))  # type: ignore[no-any-return]
 
     def _stages(self, indices: int | Sequence[int] | None) -> list[int]:

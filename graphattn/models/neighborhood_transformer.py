@@ -100,6 +100,7 @@ class NeighborhoodTransformer(ImageClassifier):
     ) -> None:
         super().__init__()
         _check_stages(depths, num_heads, attention)
+        _check_parts(img_size, stem_strides, norm_layer, act_layer)
         layout = _layout(img_size // math.prod(stem_strides), dilations, kernel_size, depths)
         rates = [drop_path_rate * n / max(sum(depths) - 1, 1) for n in range(sum(depths))]
         mixers: dict[str, Any] = {
@@ -117,6 +118,7 @@ class NeighborhoodTransformer(ImageClassifier):
             down = Downsample(dim, norm_layer) if n < len(depths) - 1 else None
             self.levels.append(Stage(made, down))
             dim = dim if down is None else 2 * dim
+        self.in_chans = in_chans
         self.feature_info = _feature_info(embed_dim, depths, math.prod(stem_strides))
         self.num_features = self.head_hidden_size = dim
         self.norm, self.head_drop = norm_layer(dim), nn.Dropout(drop_rate)
@@ -134,6 +136,22 @@ def _check_stages(depths: Sequence[int], num_heads: Sequence[int], attention: st
         raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
 
 
+def _check_parts(img_size: Any, stem_strides: Any, *layers: Any) -> None:
+    if not isinstance(img_size, int):
+        raise TypeError(
+            f"img_size must be one int, got {img_size!r}; give the shorter side, images of other "
+            "shapes are taken too"
+        )
+    if not isinstance(stem_strides, Sequence) or len(stem_strides) != 2:
+        raise ValueError(f"stem_strides must be two ints, such as (2, 2), got {stem_strides!r}")
+    for name, layer in zip(("norm_layer", "act_layer"), layers, strict=True):
+        if not callable(layer):
+            raise TypeError(
+                f"{name} must be a class or function that makes a Module, such as nn.LayerNorm or "
+                f"nn.GELU, got {layer!r}"
+            )
+
+
 def _layout(
     first: int,
     dilations: str | Sequence[Sequence[int]] | None,
@@ -148,13 +166,19 @@ def _layout(
             raise ValueError(f"dilations must be None, 'dinat' or numbers, got {dilations!r}")
         steps = dilation_schedule(extents, kernel_size, depths)
     elif dilations is not None:
-        steps = [tuple(stage) for stage in dilations]
-    if [len(stage) for stage in steps] != list(depths):
-        raise ValueError(
-            f"dilations must have one number per block, {tuple(depths)} of them by stage, got "
-            f"{[len(stage) for stage in steps]}"
-        )
+        steps = _explicit(dilations, depths)
     return list(zip(extents, steps, strict=True))
+
+
+def _explicit(dilations: Sequence[Sequence[int]], depths: Sequence[int]) -> list[tuple[int, ...]]:
+    """Dilations as given, a sequence per stage with a number per block."""
+    counts = [len(stage) if isinstance(stage, Sequence) else None for stage in dilations]
+    if counts != list(depths):
+        raise ValueError(
+            f"dilations must have one number per block, in a sequence per stage of {tuple(depths)} "
+            f"blocks, got {dilations!r}"
+        )
+    return [tuple(stage) for stage in dilations]
 
 
 def _feature_info(dim: int, depths: Sequence[int], reduction: int) -> list[dict[str, Any]]:
