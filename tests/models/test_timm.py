@@ -1,5 +1,6 @@
 """timm finds the models by name; pyramids and layer-wise groups, with timm or a stand-in."""
 
+import importlib
 import importlib.util
 import re
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+import graphattn.models
 from graphattn.models import NeighborhoodTransformer, register_timm
 from tests.models.test_neighborhood_transformer import SMALL
 
@@ -122,6 +124,9 @@ def test_registration_with_a_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.device("meta"):
         plain = registry.known["nat_tiny"]()
     assert sum(p.numel() for p in plain.parameters()) == 27_901_582
+    registry.known.clear()
+    importlib.reload(graphattn.models)  # as when the models are imported after timm
+    assert list(registry.known) == NAMES
 
 
 def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
