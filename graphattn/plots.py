@@ -210,7 +210,7 @@ def _middle(graph: Any) -> tuple[int, int]:
 
 def _sample_queries(graph: Any) -> list[tuple[int, int]]:
     rows, columns = _plane(graph)
-    return [(0, 0), (0, columns // 2), _middle(graph)][-3 if rows > 1 else -2 :]
+    return [(0, 0), (0, columns // 2), _middle(graph)][: 3 if rows > 1 else 2]
 
 
 def _node(graph: Any, query: Any) -> int:
