@@ -14,18 +14,24 @@ class ImageClassifier(nn.Module):
     """Stem ``patch_embed``, stages ``levels`` on grids ``[B, H, W, C]``, ``norm`` and ``head``.
 
     Method and attribute names, arguments and meanings are timm's, so that its training scripts,
-    feature pyramids and layer-wise learning rates work on it. A subclass makes the parts, sets
-    ``in_chans`` and ``num_features`` and calls :meth:`reset_classifier`.
+    feature pyramids and layer-wise learning rates work on it. A subclass makes stem and stages,
+    sets ``in_chans`` and ``feature_info``, and calls :meth:`end_with`.
     """
 
     output_fmt = "NHWC"  # layout of forward_features, by which timm transposes
     patch_embed: nn.Module
     levels: nn.ModuleList
     norm: nn.Module
-    head_drop: nn.Module
     in_chans: int
-    num_features: int
     feature_info: list[dict[str, Any]]
+
+    def end_with(
+        self, norm: nn.Module, width: int, drop_rate: float, num_classes: int, global_pool: str
+    ) -> None:
+        """The parts after the last stage, which has ``width`` channels."""
+        self.num_features = self.head_hidden_size = width
+        self.norm, self.head_drop = norm, nn.Dropout(drop_rate)
+        self.reset_classifier(num_classes, global_pool)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """``[B, channels, H, W]`` to the normalised grid of the last stage ``[B, h, w, C]``."""

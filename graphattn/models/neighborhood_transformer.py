@@ -99,8 +99,7 @@ class NeighborhoodTransformer(ImageClassifier):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_stages(depths, num_heads, attention)
-        _check_parts(img_size, stem_strides, norm_layer, act_layer)
+        _check(depths, num_heads, attention, img_size, stem_strides, norm_layer, act_layer)
         layout = _layout(img_size // math.prod(stem_strides), dilations, kernel_size, depths)
         rates = [drop_path_rate * n / max(sum(depths) - 1, 1) for n in range(sum(depths))]
         mixers: dict[str, Any] = {
@@ -117,16 +116,20 @@ class NeighborhoodTransformer(ImageClassifier):
             ]
             down = Downsample(dim, norm_layer) if n < len(depths) - 1 else None
             self.levels.append(Stage(made, down))
-            dim = dim if down is None else 2 * dim
-        self.in_chans = in_chans
-        self.feature_info = _feature_info(embed_dim, depths, math.prod(stem_strides))
-        self.num_features = self.head_hidden_size = dim
-        self.norm, self.head_drop = norm_layer(dim), nn.Dropout(drop_rate)
-        self.reset_classifier(num_classes, global_pool)
+            dim *= 1 if down is None else 2
+        self.in_chans, self.feature_info = in_chans, _feature_info(embed_dim, depths, stem_strides)
+        self.end_with(norm_layer(dim), dim, drop_rate, num_classes, global_pool)
         self.apply(initialise).to(device=device, dtype=dtype)
 
 
-def _check_stages(depths: Sequence[int], num_heads: Sequence[int], attention: str) -> None:
+def _check(
+    depths: Sequence[int],
+    num_heads: Sequence[int],
+    attention: str,
+    img_size: Any,
+    stem_strides: Any,
+    *layers: Any,
+) -> None:
     if len(depths) != len(num_heads) or not depths:
         raise ValueError(
             f"depths and num_heads must have one entry per stage, got {tuple(depths)} and "
@@ -134,9 +137,6 @@ def _check_stages(depths: Sequence[int], num_heads: Sequence[int], attention: st
         )
     if attention not in ATTENTION:
         raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
-
-
-def _check_parts(img_size: Any, stem_strides: Any, *layers: Any) -> None:
     if not isinstance(img_size, int):
         raise TypeError(
             f"img_size must be one int, got {img_size!r}; give the shorter side, images of other "
@@ -181,8 +181,9 @@ def _explicit(dilations: Sequence[Sequence[int]], depths: Sequence[int]) -> list
     return [tuple(stage) for stage in dilations]
 
 
-def _feature_info(dim: int, depths: Sequence[int], reduction: int) -> list[dict[str, Any]]:
+def _feature_info(dim: int, depths: Sequence[int], strides: Sequence[int]) -> list[dict[str, Any]]:
     """What timm's feature extractors ask of a stage: width, stride and the module that ends it."""
+    reduction = math.prod(strides)
     return [
         {
             "num_chs": dim * 2**n,
