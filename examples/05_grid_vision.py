@@ -3,6 +3,11 @@
 Only the graph differs. Run: python examples/05_grid_vision.py --root data/images/cifar10_jpg
 The folder holds train and test (or train.zip and test.zip) with a folder per class; from
 torchvision: torchvision.datasets.CIFAR10(...), saved that way.
+
+Test accuracy on 5,000 test images after a very small budget, --train 5000 --epochs 3, seed 0:
+neighborhood 0.312, windows 0.291, dense 0.296. With --train 10000 --epochs 3: neighborhood 0.367,
+windows 0.343; dense was stopped by a time limit of five minutes. One seed each, too short to rank
+them; a comparison takes --train 50000 --test 10000 --epochs 30, and hours on a CPU.
 """
 
 import argparse

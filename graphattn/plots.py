@@ -79,35 +79,78 @@ def grid_window(graph: Any, queries: Any = None, titles: Any = None) -> Figure:
         titles: Heading of every panel; ``None`` writes the query's coordinates.
 
     Returns:
-        A matplotlib figure: the query orange, its keys blue, all other nodes grey.
+        A matplotlib figure: the query orange, its keys blue, a dot on every other node that has
+        the same keys (a stride group, or what a border moved there), the rest grey.
 
     Raises:
-        ValueError: The grid has three axes, or a query lies outside.
+        ValueError: The grid has three axes, a query lies outside, or the lists differ in length.
     """
     import numpy as np
-    from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
     several = isinstance(graph, (list, tuple))
     if queries is None:
         queries = [_middle(g) for g in graph] if several else _sample_queries(graph)
     graphs = list(graph) if several else [graph] * len(queries)
-    figure = Figure(figsize=(2.6 * len(graphs), 2.9), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(1, len(graphs)))
-    colours = ListedColormap(["#eeeeee", "#5b8fd0", "#f08a24"])
-    for n, (axes, one, query) in enumerate(zip(panels, graphs, queries, strict=True)):
-        rows, columns = _plane(one)
-        node = _node(one, query)
-        state = np.zeros(rows * columns)
-        state[_keys(one, node)] = 1
-        state[node] = 2
-        axes.pcolormesh(
-            state.reshape(rows, columns), cmap=colours, vmin=0, vmax=2, edgecolors="white"
+    titles = [None] * len(graphs) if titles is None else titles
+    if not len(graphs) == len(queries) == len(titles):
+        raise ValueError(
+            "graphs, queries and titles must be one for each panel, got "
+            f"{len(graphs)}, {len(queries)} and {len(titles)}"
         )
-        axes.set(aspect="equal", xticks=[], yticks=[])
-        axes.invert_yaxis()
-        axes.set_title(f"query {divmod(node, columns)}" if titles is None else titles[n])
+    widest = max(_plane(one)[0] / _plane(one)[1] for one in graphs)
+    figure = Figure(figsize=(2.6 * len(graphs), 2.6 * widest + 0.64), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(graphs)))
+    for axes, one, query, title in zip(panels, graphs, queries, titles, strict=True):
+        node = _node(one, query)
+        _draw_window(axes, one, node)
+        axes.set_title(title or f"query {divmod(node, _plane(one)[1])}", fontsize=10)
+    dots = any(axes.lines for axes in panels)
+    figure.legend(
+        handles=_window_legend(dots), loc="outside lower center", ncols=3, frameon=False, fontsize=9
+    )
     return figure
+
+
+_CELLS = {"no key": "#e9edf2", "its keys": "#5b8fd0", "query": "#f08a24"}
+_SHARED: dict[str, Any] = {"marker": "o", "color": "white", "markersize": 4, "linestyle": "none"}
+
+
+def _draw_window(axes: Any, graph: Any, node: int) -> None:
+    """One panel: cells by what they are to ``node``."""
+    import numpy as np
+    from matplotlib.colors import ListedColormap
+
+    (rows, columns), keys = _plane(graph), _keys(graph, node)
+    state = np.zeros(rows * columns)
+    state[keys] = 1
+    state[node] = 2
+    axes.pcolormesh(
+        state.reshape(rows, columns), cmap=ListedColormap(list(_CELLS.values())), vmin=0, vmax=2,
+        edgecolors="white", linewidth=min(1.6, 32 / max(rows, columns)),
+    )  # fmt: skip
+    same = [n for n in _same_keys(graph, keys) if n != node]
+    if same:
+        y, x = np.divmod(same, columns)
+        axes.plot(x + 0.5, y + 0.5, **_SHARED)
+    axes.set(aspect="equal", xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.invert_yaxis()
+
+
+def _window_legend(dots: bool) -> list[Any]:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = [Patch(color=_CELLS[n], label=n) for n in ("query", "its keys")]
+    if dots:
+        colours: dict[str, Any] = {
+            "markerfacecolor": "white",
+            "markeredgecolor": _CELLS["its keys"],
+        }
+        same = Line2D([], [], **_SHARED | colours, label="has the same keys")
+        handles.append(same)
+    return handles
 
 
 def attention_map(graph: Any, weights: Any, query: Any, image: Any = None) -> Figure:
@@ -167,7 +210,7 @@ def _middle(graph: Any) -> tuple[int, int]:
 
 def _sample_queries(graph: Any) -> list[tuple[int, int]]:
     rows, columns = _plane(graph)
-    return [(0, 0), (0, columns // 2), _middle(graph)][-3 if rows > 1 else -2 :]
+    return [(0, 0), (0, columns // 2), _middle(graph)][: 3 if rows > 1 else 2]
 
 
 def _node(graph: Any, query: Any) -> int:
@@ -184,3 +227,14 @@ def _keys(graph: Any, node: int) -> list[int]:
     csr = graph.to_csr()
     keys: list[int] = csr.indices[csr.indptr[node] : csr.indptr[node + 1]].tolist()
     return keys
+
+
+def _same_keys(graph: Any, keys: list[int]) -> list[int]:
+    """All nodes whose keys are ``keys``."""
+    import torch
+
+    csr, wanted = graph.to_csr(), torch.tensor(keys)
+    alike = (csr.indptr.diff() == len(keys)).nonzero().squeeze(1)
+    theirs = csr.indices[csr.indptr[alike][:, None] + torch.arange(len(keys))]
+    found: list[int] = alike[(theirs == wanted).all(1)].tolist()
+    return found

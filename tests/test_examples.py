@@ -63,14 +63,33 @@ def test_grid_vision_on_a_few_images(tmp_path: Path) -> None:
     assert (tmp_path / "map.png").stat().st_size > 1000
 
 
-@pytest.mark.slow
-@pytest.mark.shared_data
-def test_grid_minesweeper(tmp_path: Path, data_root: Path) -> None:
-    arguments = ("--root", data_root / "heterophilous", "--epochs", "5")
-    printed = run_example("05_grid_minesweeper.py", *arguments, cwd=tmp_path)
-    assert "has the 88804 edges of minesweeper: True" in printed
+def test_grid_pictures_are_those_of_the_readme(tmp_path: Path) -> None:
+    """Drawn anew they have the size of the pictures that are kept, which are small files."""
+    run_example("05_grid_pictures.py", "--out", tmp_path, cwd=tmp_path)
+    kept = ROOT / "examples" / "pictures"
+    for name in ("grid_windows.png", "grid_borders.png"):
+        sizes = [(folder / name).read_bytes()[16:24] for folder in (tmp_path, kept)]
+        assert sizes[0] == sizes[1] and (kept / name).stat().st_size < 150_000
+
+
+def check_minesweeper(printed: str, name: str) -> None:
+    assert f"has the 88804 edges of {name}: True" in printed
     gap = re.search(r"difference of a logit: (\S+)", printed)
     assert gap is not None and float(gap[1]) < 1e-4
+
+
+def test_grid_minesweeper(tmp_path: Path) -> None:
+    name = "minesweeper-generated"
+    arguments = ("--data", name, "--epochs", "1")
+    check_minesweeper(run_example("05_grid_minesweeper.py", *arguments, cwd=tmp_path), name)
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_grid_minesweeper_on_the_published_board(tmp_path: Path, data_root: Path) -> None:
+    arguments = ("--root", data_root / "heterophilous", "--epochs", "5")
+    printed = run_example("05_grid_minesweeper.py", *arguments, cwd=tmp_path)
+    check_minesweeper(printed, "minesweeper")
 
 
 def test_sparse_gin_adapter(tmp_path: Path) -> None:

@@ -48,10 +48,17 @@ def test_grid_window_colours_the_query_and_its_keys(tmp_path: Path) -> None:
         "a",
         "b",
     ]
+    assert not figure.axes[2].lines, "nothing shares the window of the middle"
+    shared = figure.axes[0].lines[0].get_xydata().tolist()
+    assert shared == [[1.5, 0.5], [0.5, 1.5], [1.5, 1.5]]  # moved there by the border
     figure.savefig(tmp_path / "window.png")
     assert (tmp_path / "window.png").stat().st_size > 1000
     with pytest.raises(ValueError, match=r"query \(5, 0\) lies outside"):
         grid_window(graph, [(5, 0)])
+    line = [a.get_title() for a in grid_window(GridGraph(7, 3)).axes]
+    assert line == ["query (0, 0)", "query (0, 3)"]  # its end and its middle
+    with pytest.raises(ValueError, match="one for each panel, got 1, 1 and 2"):
+        grid_window(graph, [(0, 0)], titles="ab")
     with pytest.raises(ValueError, match="draw a slice"):
         grid_window(GridGraph((3, 3, 3), 3))
 

@@ -99,9 +99,15 @@ class GridGraph(ProductGraph):
 
 def check_shape(shape: Sequence[int] | int) -> tuple[int, ...]:
     """Extents of 1 to 3 axes as a tuple."""
-    extents = (shape,) if isinstance(shape, int) else tuple(shape)
+    if isinstance(shape, Sequence) and not isinstance(shape, str):
+        extents = tuple(shape)
+    else:
+        extents = (shape,)
     if len(extents) not in (1, 2, 3):
-        raise ValueError(f"a grid has 1, 2 or 3 axes, got shape {extents}")
+        raise ValueError(
+            f"a grid has 1, 2 or 3 axes, got shape {extents}; leave batch and heads out, and fold "
+            "further axes into the batch"
+        )
     for axis, extent in enumerate(extents):
         _check_count("shape", axis, extent, 1)
     return extents
@@ -116,7 +122,7 @@ def per_axis(name: str, given: Sequence[int] | int, dims: int, least: int = 1) -
 
 
 def _spread(name: str, given: Sequence[T] | T, dims: int) -> tuple[T, ...]:
-    if isinstance(given, Sequence):
+    if isinstance(given, Sequence) and not isinstance(given, str):
         if len(given) != dims:
             raise ValueError(
                 f"{name} must be one value or one for each of the {dims} axes, got {tuple(given)}"
@@ -127,7 +133,10 @@ def _spread(name: str, given: Sequence[T] | T, dims: int) -> tuple[T, ...]:
 
 def _check_count(name: str, axis: int, value: int, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} of axis {axis} must be a whole number, got {value!r}")
+        raise TypeError(
+            f"{name} of axis {axis} must be a whole number, got {value!r} of type "
+            f"{type(value).__name__}; pass Python ints"
+        )
     if value < least:
         raise ValueError(f"{name} of axis {axis} must be at least {least}, got {value}")
 
@@ -136,7 +145,10 @@ def _flags(given: Sequence[bool] | bool, dims: int) -> tuple[bool, ...]:
     values = _spread("is_causal", given, dims)
     for axis, value in enumerate(values):
         if not isinstance(value, bool):
-            raise TypeError(f"is_causal of axis {axis} must be True or False, got {value!r}")
+            raise TypeError(
+                f"is_causal of axis {axis} must be True or False, got {value!r} of type "
+                f"{type(value).__name__}; pass Python bools"
+            )
     return values
 
 
@@ -144,8 +156,8 @@ def _check_axis(number: int, axis: Axis) -> None:
     x, k, d = axis.rows, axis.kernel_size, axis.dilation
     if axis.stride > k:
         raise ValueError(
-            f"stride of axis {number} must be at most its kernel_size {k}, got {axis.stride}; "
-            "queries further away from their window could not see themselves"
+            f"stride of axis {number} must be at most its kernel_size {k}, got {axis.stride}; take "
+            "a smaller stride or a larger window: queries far from theirs would not see themselves"
         )
     if axis.rule == "truncate":
         return
@@ -155,9 +167,12 @@ def _check_axis(number: int, axis: Axis) -> None:
             f"{k} * {d}; use a smaller window, pad the grid, or border='truncate'"
         )
     if axis.rule == "wrap" and axis.is_causal:
-        raise ValueError(f"axis {number} cannot be causal and wrap: a circle has no first node")
+        raise ValueError(
+            f"axis {number} cannot be causal and wrap: a circle has no first node; take "
+            "border='clamp' or 'truncate', or drop is_causal"
+        )
     if axis.rule == "wrap" and x % d:
         raise ValueError(
             f"border='wrap' needs a dilation that divides the extent, got {d} and {x} on axis "
-            f"{number}"
+            f"{number}; pad the grid or take another dilation"
         )

@@ -1,5 +1,6 @@
 """Whole networks: ``MODELS`` names those that the command line builds."""
 
+import sys
 from typing import Any
 
 from torch import nn
@@ -8,6 +9,7 @@ from graphattn.models.baselines import GAT as GAT
 from graphattn.models.baselines import GCN as GCN
 from graphattn.models.baselines import SAGE as SAGE
 from graphattn.models.graph_transformer import GraphTransformer as GraphTransformer
+from graphattn.models.hub import hub as hub
 from graphattn.models.isomorphic_transformer import (
     IsomorphicTransformer as IsomorphicTransformer,
 )
@@ -18,6 +20,7 @@ from graphattn.models.neighborhood_transformer import (
 )
 from graphattn.models.sinc import SINC as SINC
 from graphattn.models.tangnn import TANGNN as TANGNN
+from graphattn.models.timm_registry import register_timm as register_timm
 
 # name -> (class, arguments that the name fixes); all share the constructor's shape
 MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
@@ -32,3 +35,6 @@ MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "tangnn": (TANGNN, {}),
     "sinc": (SINC, {}),
 }
+
+if "timm" in sys.modules:  # imported before: names cost nothing then; see register_timm
+    register_timm()

@@ -6,8 +6,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from graphattn.models.image_classifier import ImageClassifier, initialise
 from graphattn.nn.image_blocks import Block, Downsample, Stage, Stem
 from graphattn.nn.neighborhood_attention import (
     GridAttention,
@@ -34,7 +35,7 @@ def dilation_schedule(
     return [tuple((1, d)[n % 2] for n in range(k)) for d, k in zip(widest, depths, strict=True)]
 
 
-class NeighborhoodTransformer(nn.Module):
+class NeighborhoodTransformer(ImageClassifier):
     r"""Hierarchical image classifier of neighbourhood attention blocks: NAT, and DiNAT if dilated.
 
     Stem, four stages whose width doubles where the resolution halves, mean over the grid, linear
@@ -98,11 +99,13 @@ class NeighborhoodTransformer(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_stages(depths, num_heads, attention)
+        _check(depths, num_heads, attention, img_size, stem_strides, norm_layer, act_layer)
         layout = _layout(img_size // math.prod(stem_strides), dilations, kernel_size, depths)
         rates = [drop_path_rate * n / max(sum(depths) - 1, 1) for n in range(sum(depths))]
-        mixers = {"qkv_bias": qkv_bias, "qk_scale": qk_scale, "proj_drop": proj_drop_rate}
-        mixers |= {"rel_pos_bias": rel_pos_bias, "attn_drop": attn_drop_rate, "impl": impl}
+        mixers: dict[str, Any] = {
+            "qkv_bias": qkv_bias, "qk_scale": qk_scale, "proj_drop": proj_drop_rate,
+            "rel_pos_bias": rel_pos_bias, "attn_drop": attn_drop_rate, "impl": impl,
+        }  # fmt: skip
         parts = norm_layer, act_layer, mlp_ratio, proj_drop_rate
         self.patch_embed = Stem(in_chans, embed_dim, stem_strides, norm_layer)
         self.levels, dim = nn.ModuleList(), embed_dim
@@ -113,66 +116,20 @@ class NeighborhoodTransformer(nn.Module):
             ]
             down = Downsample(dim, norm_layer) if n < len(depths) - 1 else None
             self.levels.append(Stage(made, down))
-            dim = dim if down is None else 2 * dim
-        self.num_features = self.head_hidden_size = dim
-        self.norm, self.head_drop = norm_layer(dim), nn.Dropout(drop_rate)
-        self.reset_classifier(num_classes, global_pool)
-        self.apply(_initialise).to(device=device, dtype=dtype)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` to the normalised grid of the last stage ``[B, h, w, C]``."""
-        if x.dim() != 4:
-            raise ValueError(f"images must be [B, channels, H, W], got {list(x.shape)}")
-        x = self.patch_embed(x.permute(0, 2, 3, 1))
-        for level in self.levels:
-            x = level(x)
-        return self.norm(x)  # type: ignore[no-any-return]
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The grid ``[B, h, w, C]`` to logits, or with ``pre_logits`` to what the head reads."""
-        x = x.mean((1, 2)) if self.global_pool == "avg" else x
-        x = self.head_drop(x)
-        return x if pre_logits else self.head(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` to ``[B, num_classes]``."""
-        return self.forward_head(self.forward_features(x))
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new head for ``num_classes``; 0 for none."""
-        if global_pool is not None:
-            if global_pool not in ("avg", ""):
-                raise ValueError(f"global_pool must be 'avg' or '', got {global_pool!r}")
-            self.global_pool = global_pool
-        self.num_classes = num_classes
-        self.head: nn.Module = nn.Identity()
-        if num_classes > 0:
-            like = self.norm.weight if isinstance(self.norm.weight, Tensor) else None
-            self.head = nn.Linear(self.num_features, num_classes)
-            _initialise(self.head)
-            if like is not None:
-                self.head.to(like)
-
-    def get_classifier(self) -> nn.Module:
-        """The head."""
-        return self.head
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters that optimisers should not decay: the bias tables."""
-        return {name for name, _ in self.named_parameters() if name.endswith("rpb")}
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute blocks in the backward pass instead of keeping their activations."""
-        for level in self.levels:
-            level.grad_checkpointing = enable  # type: ignore[assignment]
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Regular expressions that group parameters by depth, for layer-wise learning rates."""
-        deep = r"^levels\.(\d+)" if coarse else r"^levels\.(\d+)\.(?:blocks\.(\d+)|downsample)"
-        return {"stem": r"^patch_embed", "blocks": [(deep, None), (r"^norm", (99999,))]}
+            dim *= 1 if down is None else 2
+        self.in_chans, self.feature_info = in_chans, _feature_info(embed_dim, depths, stem_strides)
+        self.end_with(norm_layer(dim), dim, drop_rate, num_classes, global_pool)
+        self.apply(initialise).to(device=device, dtype=dtype)
 
 
-def _check_stages(depths: Sequence[int], num_heads: Sequence[int], attention: str) -> None:
+def _check(
+    depths: Sequence[int],
+    num_heads: Sequence[int],
+    attention: str,
+    img_size: Any,
+    stem_strides: Any,
+    *layers: Any,
+) -> None:
     if len(depths) != len(num_heads) or not depths:
         raise ValueError(
             f"depths and num_heads must have one entry per stage, got {tuple(depths)} and "
@@ -180,6 +137,19 @@ def _check_stages(depths: Sequence[int], num_heads: Sequence[int], attention: st
         )
     if attention not in ATTENTION:
         raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
+    if not isinstance(img_size, int):
+        raise TypeError(
+            f"img_size must be one int, got {img_size!r}; give the shorter side, images of other "
+            "shapes are taken too"
+        )
+    if not isinstance(stem_strides, Sequence) or len(stem_strides) != 2:
+        raise ValueError(f"stem_strides must be two ints, such as (2, 2), got {stem_strides!r}")
+    for name, layer in zip(("norm_layer", "act_layer"), layers, strict=True):
+        if not callable(layer):
+            raise TypeError(
+                f"{name} must be a class or function that makes a Module, such as nn.LayerNorm or "
+                f"nn.GELU, got {layer!r}"
+            )
 
 
 def _layout(
@@ -196,13 +166,32 @@ def _layout(
             raise ValueError(f"dilations must be None, 'dinat' or numbers, got {dilations!r}")
         steps = dilation_schedule(extents, kernel_size, depths)
     elif dilations is not None:
-        steps = [tuple(stage) for stage in dilations]
-    if [len(stage) for stage in steps] != list(depths):
-        raise ValueError(
-            f"dilations must have one number per block, {tuple(depths)} of them by stage, got "
-            f"{[len(stage) for stage in steps]}"
-        )
+        steps = _explicit(dilations, depths)
     return list(zip(extents, steps, strict=True))
+
+
+def _explicit(dilations: Sequence[Sequence[int]], depths: Sequence[int]) -> list[tuple[int, ...]]:
+    """Dilations as given, a sequence per stage with a number per block."""
+    counts = [len(stage) if isinstance(stage, Sequence) else None for stage in dilations]
+    if counts != list(depths):
+        raise ValueError(
+            f"dilations must have one number per block, in a sequence per stage of {tuple(depths)} "
+            f"blocks, got {dilations!r}"
+        )
+    return [tuple(stage) for stage in dilations]
+
+
+def _feature_info(dim: int, depths: Sequence[int], strides: Sequence[int]) -> list[dict[str, Any]]:
+    """What timm's feature extractors ask of a stage: width, stride and the module that ends it."""
+    reduction = math.prod(strides)
+    return [
+        {
+            "num_chs": dim * 2**n,
+            "reduction": reduction * 2**n,
+            "module": f"levels.{n}.blocks.{depth - 1}",
+        }
+        for n, depth in enumerate(depths)
+    ]
 
 
 def _mixers(
@@ -217,10 +206,3 @@ def _mixers(
         return [every] * len(dilations)
     windows = partial(NeighborhoodAttention2D, kernel_size=kernel_size, border=border)
     return [partial(windows, dilation=dilation) for dilation in dilations]
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

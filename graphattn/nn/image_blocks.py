@@ -120,10 +120,18 @@ class Stage(nn.Module):
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, H, W, C]``."""
+        """``[B, H, W, C]`` to the same, or to ``[B, H / 2, W / 2, 2 C]`` where it leaves."""
+        return self.leave(self.mix(x))
+
+    def mix(self, x: Tensor) -> Tensor:
+        """The blocks: ``[B, H, W, C]`` to the same."""
         for block in self.blocks:
             if self.grad_checkpointing and self.training:
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x)
+        return x
+
+    def leave(self, x: Tensor) -> Tensor:
+        """To the next stage's grid."""
         return x if self.downsample is None else self.downsample(x)

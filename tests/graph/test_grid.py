@@ -5,6 +5,7 @@ import pickle
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -134,7 +135,25 @@ def test_every_legal_axis_equals_the_definition_up_to_14(extent: int) -> None:
     test_every_legal_axis_equals_the_definition(extent)
 
 
-@pytest.mark.parametrize("extent", [6, pytest.param(12, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("extent", range(1, 15))
+def test_numbers_of_edges_have_closed_forms(extent: int) -> None:
+    """k X in windows that clamp; causal ones lack k (k - 1) / 2 at the start of every class."""
+    for k, s, d in legal(extent, False, "clamp"):
+        assert GridGraph(extent, k, s, d).num_edges == k * extent, (k, s, d)
+        causal = k * extent - d * k * (k - 1) // 2
+        found = GridGraph(extent, k, s, d, True).num_edges
+        assert found == causal if s == 1 else found <= causal, (k, s, d)
+        assert found == sum(map(len, axis_sets(extent, k, s, d, True))), (k, s, d)
+        if s == 1:
+            shape, window = (extent, extent + 1, 3), (k, k, 2)
+            flags = {"dilation": (d, d, 1), "is_causal": (True, False, True)}
+            every = GridGraph(shape, window, **flags)
+            assert every.num_edges == causal * k * (extent + 1) * 5, (k, d)
+
+
+@pytest.mark.parametrize(
+    "extent", [6, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 15) if n != 6)]
+)
 def test_the_reverse_has_nattens_closed_form(extent: int) -> None:
     for causal in (False, True):
         for k, s, d in legal(extent, causal, "clamp"):
@@ -254,18 +273,27 @@ def test_equality_pickle_repr_and_degree() -> None:
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"shape": (5, 6), "kernel_size": (3, 7)}, ValueError, "axis 1 must be at most its extent 6"),
     ({"shape": 9, "kernel_size": 3, "dilation": 4}, ValueError, r"got 3 \* 4"),
-    ({"shape": 9, "kernel_size": 3, "stride": 4}, ValueError, "stride of axis 0"),
+    ({"shape": 9, "kernel_size": 3, "stride": 4}, ValueError, "stride of axis 0.*3, got 4; take"),
     ({"shape": 9, "kernel_size": 0}, ValueError, "kernel_size of axis 0 must be at least 1"),
     ({"shape": (9, 9), "kernel_size": 3, "dilation": (1, 0)}, ValueError, "dilation of axis 1"),
-    ({"shape": 9, "kernel_size": 2.0}, TypeError, "whole number"),
+    ({"shape": 9, "kernel_size": 2.0}, TypeError, "whole number, got 2.0 of type float; pass"),
     ({"shape": 9, "kernel_size": True}, TypeError, "whole number"),
+    ({"shape": 9, "kernel_size": "3"}, TypeError, "kernel_size of axis 0 .* got '3' of type str"),
+    ({"shape": 9, "kernel_size": torch.tensor(3)}, TypeError, "of type Tensor; pass Python ints"),
+    ({"shape": 9.0, "kernel_size": 3}, TypeError, "shape of axis 0 .* got 9.0 of type float"),
+    ({"shape": "9", "kernel_size": 3}, TypeError, "shape of axis 0 .* of type str"),
+    ({"shape": (), "kernel_size": 3}, ValueError, r"got shape \(\); leave batch and heads out"),
     ({"shape": (9, 9), "kernel_size": (3, 3, 3)}, ValueError, "each of the 2 axes"),
     ({"shape": (2, 2, 2, 2), "kernel_size": 1}, ValueError, "1, 2 or 3 axes"),
     ({"shape": (3, 0), "kernel_size": 1}, ValueError, "shape of axis 1"),
-    ({"shape": 9, "kernel_size": 3, "is_causal": 1}, TypeError, "is_causal of axis 0"),
+    ({"shape": 9, "kernel_size": 3, "is_causal": 1}, TypeError, "axis 0 .* got 1 of type int"),
     ({"shape": 9, "kernel_size": 3, "border": "shift"}, ValueError, "border must be one of"),
-    ({"shape": 9, "kernel_size": 3, "border": "wrap", "is_causal": True}, ValueError, "circle"),
-    ({"shape": 9, "kernel_size": 2, "dilation": 2, "border": "wrap"}, ValueError, "divides"),
+    (
+        {"shape": 9, "kernel_size": 3, "border": "wrap", "is_causal": True},
+        ValueError,
+        "circle.*drop",
+    ),
+    ({"shape": 9, "kernel_size": 2, "dilation": 2, "border": "wrap"}, ValueError, "divides.*pad"),
     ({"shape": 9, "kernel_size": 10, "border": "wrap"}, ValueError, "at most its extent"),
 ]
 
@@ -274,3 +302,9 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
 def test_wrong_input(options: dict[str, Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         GridGraph(**options)
+
+
+def test_arrays_in_place_of_numbers_are_named_in_layers_too() -> None:
+    query = torch.randn(1, 5, 6, 1, 2)
+    with pytest.raises(TypeError, match=r"kernel_size of axis 0 .* got array\(\[3, 3\]\)"):
+        ga.na2d(query, query, query, np.array([3, 3]))

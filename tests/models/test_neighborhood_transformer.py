@@ -106,3 +106,27 @@ def test_wrong_input() -> None:
         NeighborhoodTransformer(**SMALL)(torch.randn(3, 24, 24))
     with pytest.raises(ValueError, match="axis 0 must be at most its extent 2"):
         NeighborhoodTransformer(**SMALL)(torch.randn(1, 3, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"img_size": (24, 32)}, TypeError, r"one int, got \(24, 32\); give the shorter side"),
+        ({"stem_strides": 2}, ValueError, r"two ints, such as \(2, 2\), got 2"),
+        ({"norm_layer": "layernorm"}, TypeError, "norm_layer must be a class .* got 'layernorm'"),
+        ({"dilations": [1, 2]}, ValueError, r"sequence per stage of \(1, 2\) blocks, got \[1, 2\]"),
+        ({"dilations": "natten"}, ValueError, "None, 'dinat' or numbers, got 'natten'"),
+        ({"global_pool": "max"}, ValueError, "'avg' or '', got 'max'"),
+        ({"num_classes": -1}, ValueError, "at least 0 .* got -1"),
+    ],
+)
+def test_arguments_are_checked(
+    options: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        NeighborhoodTransformer(**SMALL | options)
+
+
+def test_images_of_other_channels_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"with 3 channels, got \[1, 24, 24, 3\]; move channels"):
+        NeighborhoodTransformer(**SMALL)(torch.randn(1, 24, 24, 3))
