@@ -36,7 +36,7 @@ class Basis:
     @property
     def full(self) -> bool:
         """Whether there is no room for another step."""
-        return self.filled + 2 * self.block > len(self.rows)
+        return self.filled + 2 * self.block > self.rows.shape[0]
 
     def step(self) -> None:
         """Multiply the next block, orthogonalise the product against every row."""
@@ -56,11 +56,12 @@ class Basis:
 
     def residuals(self, count: int) -> Tensor:
         """Residual norms of the first Ritz vectors under the operator, without a product."""
-        return (self.rest @ self.turn[-self.block :, :count]).norm(dim=0)
+        return torch.linalg.vector_norm(self.rest @ self.turn[-self.block :, :count], dim=0)
 
     def ritz_vectors(self, count: int) -> Tensor:
         """Approximate eigenvectors ``[n, count]``, largest eigenvalue first, orthonormal."""
-        return (self.turn[:, :count].t().to(self.rows) @ self.rows[: self.filled]).t()
+        vectors: Tensor = self.turn[:, :count].t().to(self.rows) @ self.rows[: self.filled]
+        return vectors.t()
 
     def eigenvectors(self, count: int) -> Tensor:
         """``Op`` times the Ritz vectors, normalised ``[n, count]``: better ones, without a product.
@@ -71,8 +72,8 @@ class Basis:
         """
         added = self.rest @ self.turn[-self.block :, :count] / self.values[:count]
         both = torch.cat([self.turn[:, :count], added]).to(self.rows)
-        vectors = both.t() @ self.rows[: self.filled + self.block]
-        return (vectors / vectors.norm(dim=1, keepdim=True)).t()
+        vectors: Tensor = both.t() @ self.rows[: self.filled + self.block]
+        return (vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)).t()
 
     def restart(self, keep: int) -> None:
         """Shrink the basis to ``keep`` Ritz vectors; the search goes on along its last block."""

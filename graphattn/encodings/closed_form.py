@@ -35,7 +35,7 @@ def closed_pairs(laplacian: Laplacian, count: int) -> tuple[Array, Array] | None
         return None
     weight, equal = -float(entries[0]), np.ptp(entries) <= -_SAME * entries[0]
     if len(entries) == size * (size - 1):
-        return _complete(size, weight, count) if equal else None
+        return _complete(size, weight, count) if equal and not np.ptp(laplacian.root) else None
     normalized = not np.array_equal(laplacian.root, np.ones(size))
     guess = _guess(matrix)
     if guess is None or not _same(matrix, *guess, normalized, weight):

@@ -96,14 +96,15 @@ def sparse_product(
     """
     import numpy as np
 
-    if device.type == "cpu" and not torch.backends.mkl.is_available():
+    if device.type == "cpu" and not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
         kept = matrix.astype(np.float32 if dtype == torch.float32 else np.float64)
         return lambda vectors: torch.from_numpy(kept @ vectors.numpy())
     width = np.int32 if matrix.nnz < 2**31 else np.int64
-    indices = [torch.from_numpy(a.astype(width)) for a in (matrix.indptr, matrix.indices)]
+    starts, columns = (torch.from_numpy(a.astype(width)) for a in (matrix.indptr, matrix.indices))
     with warnings.catch_warnings():  # torch calls its CSR tensors beta; products are not
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
         data = torch.from_numpy(matrix.data).to(dtype)
-        tensor = torch.sparse_csr_tensor(*indices, data, matrix.shape, check_invariants=False)
-        tensor = tensor.to(device)
+        tensor = torch.sparse_csr_tensor(
+            starts, columns, data, size=matrix.shape, check_invariants=False
+        ).to(device)
     return lambda vectors: tensor @ vectors

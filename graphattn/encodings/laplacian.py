@@ -99,14 +99,14 @@ def laplacian_pe(
     if method == "auto" and graph.num_rows > max_nodes:
         _warn_of_size(graph.num_rows, graph.num_edges, k, max_nodes)
 
-    def solve() -> tuple[Array, Array, float]:
+    def make() -> tuple[Array, Array, float]:
         adjacency = symmetric_adjacency(graph, edge_weight)
-        return _solve(adjacency, device=graph.device, **options)
+        return solve(adjacency, device=graph.device, **options)
 
     if cache and graph.num_rows > DENSE_SIZE:
-        values, vectors, residual = store.load_or_make(graph, edge_weight, options, solve)
+        values, vectors, residual = store.load_or_make(graph, edge_weight, options, make)
     else:
-        values, vectors, residual = solve()
+        values, vectors, residual = make()
     if residual > tol:
         warnings.warn(
             f"laplacian_pe stopped after {max_iter} iterations at relative residual "
@@ -143,7 +143,7 @@ def _check(normalization: str | None, drop: str | None, tol: float, method: str)
             raise ValueError(f"{name} must be one of {known}, got {value!r}")
 
 
-def _solve(
+def solve(
     adjacency: Any,
     k: int,
     normalization: str | None,

@@ -79,7 +79,7 @@ class Laplacian:
 
 
 def build_laplacian(adjacency: Matrix, normalized: bool) -> Laplacian:
-    """Laplacian of a symmetric adjacency matrix without self-loops."""
+    """Laplacian of a symmetric adjacency matrix; entries on its diagonal count as degree."""
     import numpy as np
     from scipy import sparse
 

@@ -62,7 +62,7 @@ def chebyshev(matrix: DeviceLaplacian, cut: float) -> Operator:
             ratio = following
         return now
 
-    return Operator(apply, lambda values: values)
+    return Operator(apply, torch.ones_like)  # the filter's largest value, not an own small one
 
 
 def inverse(laplacian: Laplacian) -> Operator:

@@ -23,6 +23,7 @@ _BLOCK = 8  # vectors at once where a product with several costs little more tha
 _FEW = 4  # vectors at once where each should reach as far as it can
 _SINGLE_TOL = 5e-3  # float32 carries a residual of this size ...
 _SINGLE_GAP = 1e-3  # ... beside eigenvalues of this part of the spectrum
+_ABOVE = 1.5  # the filter's cut over the wanted values: the next pair should rise too
 _WORTH_A_FILTER = 0.3  # of the spectrum: eigenvalues below it are brought apart by a filter
 
 
@@ -104,7 +105,7 @@ class _Route:
             if highest > min(cut / 2, _WORTH_A_FILTER * bound):
                 return block_lanczos(search, basis)
             cut = highest
-            search = self.search(operators.chebyshev(self.matrix, cut), _BLOCK)
+            search = self.search(operators.chebyshev(self.matrix, _ABOVE * cut), _BLOCK)
 
     def search(
         self, operator: operators.Operator, block: int = _FEW, single: bool = False
