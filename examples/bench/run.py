@@ -8,6 +8,7 @@ import argparse
 
 import accuracy
 import attention
+import encodings_at_scale
 import graph_level
 import graphs
 import grid
@@ -31,6 +32,7 @@ FAMILIES = {
     "minesweeper": minesweeper.run,
     "sampling": sampling.run,
     "out-of-core": out_of_core.run,
+    "encodings": encodings_at_scale.run,
 }
 
 

@@ -56,7 +56,8 @@ class Basis:
 
     def residuals(self, count: int) -> Tensor:
         """Residual norms of the first Ritz vectors under the operator, without a product."""
-        return torch.linalg.vector_norm(self.rest @ self.turn[-self.block :, :count], dim=0)
+        new: Tensor = self.rest @ self.turn[-self.block :, :count]
+        return new.square().sum(0).sqrt()
 
     def ritz_vectors(self, count: int) -> Tensor:
         """Approximate eigenvectors ``[n, count]``, largest eigenvalue first, orthonormal."""
@@ -73,7 +74,7 @@ class Basis:
         added = self.rest @ self.turn[-self.block :, :count] / self.values[:count]
         both = torch.cat([self.turn[:, :count], added]).to(self.rows)
         vectors: Tensor = both.t() @ self.rows[: self.filled + self.block]
-        return (vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)).t()
+        return (vectors / vectors.square().sum(1, keepdim=True).sqrt()).t()
 
     def restart(self, keep: int) -> None:
         """Shrink the basis to ``keep`` Ritz vectors; the search goes on along its last block."""

@@ -80,7 +80,8 @@ class _Route:
         """Solve by ``method``, one of ``METHODS`` that iterate."""
         laplacian = self.matrix.laplacian
         if method == "multigrid":
-            return multigrid_pairs(laplacian, self.count, self.tol, self.max_iter)
+            asked = self.count, self.tol, self.max_iter, self.matrix.threads
+            return multigrid_pairs(laplacian, *asked)
         if method == "lanczos":
             return block_lanczos(self.search(operators.complement(self.matrix)))
         if method == "chebyshev":

