@@ -8,8 +8,8 @@ from torch import Tensor
 
 from graphattn.encodings.checks import check_k
 from graphattn.encodings.device import DeviceLaplacian
-from graphattn.encodings.laplacian import solve
 from graphattn.encodings.operator import Laplacian, build_laplacian, symmetric_adjacency
+from graphattn.encodings.pairs import solve
 from graphattn.encodings.signs import fix_signs
 from graphattn.encodings.solvers import one_thread
 from graphattn.graph import as_graph

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from graphattn.encodings import operators
+from graphattn.encodings import filters
 from graphattn.encodings.choose import choose_for_mesh, estimate_gap
 from graphattn.encodings.closed_form import closed_pairs
 from graphattn.encodings.device import DeviceLaplacian
@@ -62,7 +62,7 @@ class _Route:
 
     def auto(self) -> tuple[torch.Tensor, float]:
         """Lanczos steps on ``c I - L`` until the gap is known; then on with them or another way."""
-        search = self.search(operators.complement(self.matrix), single=self.tol >= _SINGLE_TOL)
+        search = self.search(filters.complement(self.matrix), single=self.tol >= _SINGLE_TOL)
         basis = search.basis()
         gap = estimate_gap(search, basis)
         bound = self.matrix.laplacian.bound
@@ -83,12 +83,12 @@ class _Route:
             asked = self.count, self.tol, self.max_iter, self.matrix.threads
             return multigrid_pairs(laplacian, *asked)
         if method == "lanczos":
-            return block_lanczos(self.search(operators.complement(self.matrix)))
+            return block_lanczos(self.search(filters.complement(self.matrix)))
         if method == "chebyshev":
             return self._filtered()
         here = DeviceLaplacian(laplacian, torch.device("cpu"))  # SuperLU has no other place
         route = _Route(here, self.count, self.tol, self.max_iter)
-        return block_lanczos(route.search(operators.inverse(laplacian), _BLOCK))
+        return block_lanczos(route.search(filters.inverse(laplacian), _BLOCK))
 
     def _filtered(self) -> tuple[torch.Tensor, float]:
         """Lanczos on Chebyshev filters whose cut falls as better bounds of the values are known.
@@ -96,7 +96,7 @@ class _Route:
         Ritz values lie above the eigenvalues, so the wanted ones are always below the cut.
         """
         bound = self.matrix.laplacian.bound
-        cut, search = bound, self.search(operators.complement(self.matrix), _BLOCK)
+        cut, search = bound, self.search(filters.complement(self.matrix), _BLOCK)
         while True:
             basis = search.basis()
             for _ in range(self.count // search.block + 3):
@@ -106,11 +106,9 @@ class _Route:
             if highest > min(cut / 2, _WORTH_A_FILTER * bound):
                 return block_lanczos(search, basis)
             cut = highest
-            search = self.search(operators.chebyshev(self.matrix, _ABOVE * cut), _BLOCK)
+            search = self.search(filters.chebyshev(self.matrix, _ABOVE * cut), _BLOCK)
 
-    def search(
-        self, operator: operators.Operator, block: int = _FEW, single: bool = False
-    ) -> Search:
+    def search(self, operator: filters.Operator, block: int = _FEW, single: bool = False) -> Search:
         """The search for the pairs with ``operator``, in float32 if ``single``."""
         matrix = self.matrix
         return Search(

@@ -207,7 +207,7 @@ def test_a_factor_that_does_not_fit(make, monkeypatch):
 
     graph = ga.GridGraph((25, 31), 3, border="truncate")
     expected, _ = laplacian_pe(graph, 3, method="shift-invert", **F64)
-    monkeypatch.setattr(solvers.operators, "factorise", full)
+    monkeypatch.setattr(solvers.filters, "factorise", full)
     np.testing.assert_allclose(laplacian_pe(graph, 3, **F64)[0], expected, atol=1e-10)
     with pytest.raises(MemoryError):
         laplacian_pe(graph, 3, method="shift-invert")
