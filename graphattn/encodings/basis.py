@@ -26,10 +26,10 @@ class Basis:
 
     def __init__(self, apply: Apply, project: Apply, rows: Tensor, block: int) -> None:
         self.apply, self.project, self.rows, self.block = apply, project, rows, block
-        self.matrix = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+        self.matrix = torch.zeros(len(rows), len(rows), dtype=torch.float64, device="cpu")
         self.values, self.turn = torch.empty(0), torch.empty(0, 0)
         self.rest = torch.empty(0, 0)  # the last product's new part, in terms of the next block
-        self.seeds = torch.Generator().manual_seed(0)
+        self.seeds = torch.Generator("cpu").manual_seed(0)
         self.filled, self.applied, self.exact = 0, 0, True
         self._put(0, self._random())
 
@@ -76,12 +76,24 @@ class Basis:
         vectors: Tensor = both.t() @ self.rows[: self.filled + self.block]
         return (vectors / vectors.square().sum(1, keepdim=True).sqrt()).t()
 
-    def restart(self, keep: int) -> None:
-        """Shrink the basis to ``keep`` Ritz vectors; the search goes on along its last block."""
+    def restart(self, keep: int, wanted: int) -> None:
+        """Shrink the basis to ``keep`` Ritz vectors; the search goes on along their residuals.
+
+        Those lie in the span of the last block. After a challenge that is not so for the
+        ``wanted`` ones: their residuals are computed, and the largest directions followed.
+        """
         following = self.rows[self.filled : self.filled + self.block].clone()
         keep = min(keep, self.filled)
         self._start_from(self.ritz_vectors(keep).t(), self.values[:keep])
-        self.rows[self.filled : self.filled + self.block] = following
+        if self.exact:
+            self.rows[keep : keep + self.block] = following
+            return
+        found = self.rows[:wanted]
+        image = self.project(self.apply(found.t().contiguous())).t()
+        residuals = image - self.values[:wanted, None].to(found) * found
+        _, turn = _gram(residuals)
+        self._put(keep, turn[:, -self.block :].t().to(found) @ residuals)
+        self.applied += wanted
 
     def challenge(self, found: Tensor, values: Tensor) -> None:
         """Shrink the basis to ``found`` ``[n, m]`` and look on from fresh random vectors.
@@ -104,7 +116,7 @@ class Basis:
     def _random(self) -> Tensor:
         """Drawn on the CPU: the same on every device."""
         shape = (self.rows.shape[1], self.block)
-        drawn = torch.randn(shape, generator=self.seeds, dtype=self.rows.dtype)
+        drawn = torch.randn(shape, generator=self.seeds, dtype=self.rows.dtype, device="cpu")
         return self.project(drawn.to(self.rows.device)).t().contiguous()
 
     def _put(self, start: int, block: Tensor) -> None:

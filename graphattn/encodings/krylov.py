@@ -125,7 +125,8 @@ def _search(search: Search, basis: Basis, bar: Any) -> Answer:
         if basis.applied >= search.max_iter:
             return found or _measured(search, basis, search.count)
         if basis.full:
-            basis.restart(search.count + (search.room - search.count) // 3)
+            keep = search.count + (search.room - search.count) // 3
+            basis.restart(keep, search.count)
 
 
 def _answer(search: Search, basis: Basis, bar: Any) -> Answer | None:
