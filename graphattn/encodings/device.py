@@ -72,12 +72,13 @@ class DeviceLaplacian:
     def measure(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Rayleigh quotients ``[j]`` and residual norms ``[j]`` of unit vectors ``[n, j]``.
 
-        In float64; results on the CPU.
+        In the precision of the vectors; results on the CPU.
         """
-        vectors = vectors.double().contiguous()
+        vectors = vectors.contiguous()
         image = self.multiply(vectors)
         values = (vectors * image).sum(0)
-        return values.cpu(), (image - vectors * values).norm(dim=0).cpu()
+        norms = (image - vectors * values).norm(dim=0)
+        return values.double().cpu(), norms.double().cpu()
 
     def rotate(self, vectors: Tensor) -> tuple[Array, Array]:
         """Rayleigh-Ritz on L itself: ascending values and vectors of the span of ``[n, m]``."""

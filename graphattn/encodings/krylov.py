@@ -35,8 +35,8 @@ class Search:
         tol: Bound on ``max residual / largest wanted eigenvalue``.
         max_iter: Bound on the vectors that the operator is applied to.
         block: Vectors that the operator is applied to at once.
-        dtype: Of the vectors; float32 halves memory traffic where ``tol`` is far above its
-            rounding. ``measure`` works in float64 all the same.
+        dtype: Of the vectors; float32 halves memory traffic where ``tol`` times the eigenvalues is
+            far above its rounding.
         device: Of the vectors.
     """
 

@@ -76,7 +76,8 @@ def laplacian_pe(
         cache: Read and write a file under :func:`graphattn.cache.cache_dir`, keyed by the graph's
             content and every argument. Graphs of at most 600 nodes never use it: solving takes
             less time than a file.
-        dtype: Of the result; ``None`` is torch's default. The solve is in float64.
+        dtype: Of the result; ``None`` is torch's default. The solve is in float64, or, for
+            ``tol >= 5e-3`` and a wide gap, in float32 with a last step in float64.
 
     Returns:
         Ascending eigenvalues ``[k]`` and eigenvectors ``[N, k]`` on the graph's device. Where
@@ -96,10 +97,10 @@ def laplacian_pe(
     graph = as_graph(graph)
     options: dict[str, Any] = {"k": k, "normalization": normalization, "drop": drop, "tol": tol}
     options |= {"method": method, "max_iter": max_iter}
-    if method == "auto" and graph.num_rows > max_nodes:
-        _warn_of_size(graph.num_rows, graph.num_edges, k, max_nodes)
 
     def make() -> tuple[Array, Array, float]:
+        if method == "auto" and graph.num_rows > max_nodes:
+            _warn_of_size(graph.num_rows, graph.num_edges, k, max_nodes)
         adjacency = symmetric_adjacency(graph, edge_weight)
         return solve(adjacency, device=graph.device, **options)
 
@@ -127,7 +128,7 @@ def _warn_of_size(nodes: int, edges: int, k: int, max_nodes: int) -> None:
         f"{memory / 2**30:.0f} GiB and many products with the matrix. {_CHEAPER}; raise max_nodes "
         "to silence this",
         RuntimeWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
 
 
