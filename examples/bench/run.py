@@ -12,6 +12,7 @@ import report
 # Family: the file beside this one that has its ``run``, imported when its turn comes.
 FAMILIES = {
     "attention": "attention",
+    "kernels": "kernels",
     "options": "options",
     "graphs": "graphs",
     "grid": "grid",
@@ -22,6 +23,7 @@ FAMILIES = {
     "minesweeper": "minesweeper",
     "sampling": "sampling",
     "out-of-core": "out_of_core",
+    "encodings": "encodings_at_scale",
 }
 
 

@@ -1,13 +1,12 @@
-"""Samplers and Laplacian encodings against what they replace, each as a ratio within one run.
+"""Samplers against what they replace, each as a ratio within one run.
 
 The peer of the token sampler is LargeGT's published recipe: rows of A·A by scipy, then Python's
 ``random.sample`` per node in two processes. Neighbour sampling stands beside PyG's sampler where
-pyg-lib or torch-sparse is installed. Encodings stand beside PyG's transform.
+pyg-lib or torch-sparse is installed.
 """
 
 import multiprocessing
 import random
-import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 import graphattn as ga
 from graphattn import CSRGraph
-from graphattn.datasets.generated import communities, grid, power_law
+from graphattn.datasets.generated import power_law
 from graphattn.sampling import NeighborSampler, TokenSampler
 
 NODES, EDGES, TOKENS = 500_000, 12_500_000, 100
@@ -39,7 +38,6 @@ def run(device: str, repeats: int, compiled: bool = True) -> tuple[list[dict[str
     parts: list[Callable[[], None]] = [
         lambda: _tokens(graph, min(repeats, 3), rows, notes),
         lambda: _neighbors(graph, repeats, rows, notes),
-        lambda: _encodings(rows, notes),
     ]
     for part in tqdm(parts, desc="sampling"):
         part()
@@ -141,28 +139,6 @@ def _pyg(graph: CSRGraph) -> Callable[[torch.Tensor], object] | None:
     except ImportError:
         return None
     return lambda batch: peer.sample_from_nodes(NodeSamplerInput(None, batch))
-
-
-def _encodings(rows: list[dict[str, Any]], notes: list[str]) -> None:
-    """One timed call each: the peer needs many seconds. Relative residual 2e-2."""
-    from torch_geometric.data import Data
-    from torch_geometric.transforms import AddLaplacianEigenvectorPE
-
-    graphs = {
-        "grid 200 x 200": (grid(200, 200, 4), 40_000),
-        "200k nodes in communities": (communities(200_000, 200, 18, 2)[0], 200_000),
-    }
-    for name, (edges, nodes) in graphs.items():
-        graph = ga.as_graph(edges, nodes)
-        start = time.perf_counter()
-        values, _ = ga.laplacian_pe(graph, 8, tol=2e-2)
-        ours = time.perf_counter() - start
-        data = Data(edge_index=edges, num_nodes=nodes)
-        start = time.perf_counter()
-        AddLaplacianEigenvectorPE(8, is_undirected=True)(data)
-        peer = time.perf_counter() - start
-        _row(rows, f"LapPE k=8, {name}", "PyG / laplacian_pe", peer, ours)
-        notes.append(f"{name}: eigenvalues {', '.join(f'{v:.2e}' for v in values.tolist())}")
 
 
 def _row(rows: list[dict[str, Any]], name: str, who: str, first: float, second: float) -> None:

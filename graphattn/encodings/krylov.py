@@ -1,21 +1,22 @@
-"""Largest eigenpairs of a symmetric operator by thick-restart Lanczos.
+"""Largest eigenpairs of a symmetric operator by thick-restart block Lanczos, on any device.
 
-Plain Lanczos (ARPACK too, at loose tolerances) sees one vector of each eigenspace: the Krylov
-space of one start vector holds no second copy of a repeated eigenvalue. Cycles, grids and tori
-have them at the very bottom of the spectrum, so a converged answer is challenged here: the search
-goes on from a fresh random vector orthogonal to it until that finds nothing better.
+A Krylov space of one start vector holds one vector of each eigenspace, and cycles, grids, tori
+and equal parts have repeated eigenvalues at the very bottom of the spectrum. A space of ``b``
+start vectors holds up to ``b`` of each. Where more pairs are wanted than a block holds, a converged
+answer is challenged: a search from fresh vectors orthogonal to it must find nothing better.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-Array = Any  # numpy.ndarray; numpy and scipy load at first use
-Apply = Callable[[Array], Array]
-Measure = Callable[[Array], tuple[Array, Array]]
+import torch
+from torch import Tensor
 
-_VANISHED = 1e-12  # below this norm only rounding is left
-_GUARD = 0.1  # a challenger counts once its own relative residual is below this
+from graphattn.encodings.basis import Basis
+
+_GUARD = 0.1  # relative residual below which a Ritz vector counts as a challenger
+_BETTER = 4.0  # an eigenvalue is better if it is lower by more than this many tolerances
 
 
 @dataclass(frozen=True)
@@ -23,150 +24,148 @@ class Search:
     """What to look for.
 
     Attributes:
-        apply: The operator, ``[n] -> [n]``; its *largest* eigenvalues are sought.
-        project: Projection onto the orthogonal complement of the known null vectors.
-        measure: Vectors ``[n, j]`` -> (eigenvalues, residual norms) of the original problem, whose
-            *smallest* eigenvalues are the operator's largest.
+        apply: The operator, ``[n, b] -> [n, b]``; its *largest* eigenvalues are sought.
+        project: Projection of ``[n, b]`` onto the complement of the known null vectors.
+        measure: Unit vectors ``[n, j]`` -> (eigenvalues, residual norms) of the original problem,
+            whose *smallest* eigenvalues are the operator's largest.
+        spread: Eigenvalues of the operator -> the size that its residuals are compared with: an
+            answer is measured once they are below ``tol`` times that.
         size: Length n.
         count: Number of pairs m.
         tol: Bound on ``max residual / largest wanted eigenvalue``.
-        max_iter: Bound on applications of the operator.
-        single: Keep and multiply vectors in float32, half the memory traffic: where ``tol`` is far
-            above its rounding. Residuals are measured in float64 all the same.
+        max_iter: Bound on the vectors that the operator is applied to.
+        block: Vectors that the operator is applied to at once.
+        dtype: Of the vectors; float32 halves memory traffic where ``tol`` times the eigenvalues is
+            far above its rounding.
+        device: Of the vectors.
     """
 
-    apply: Apply
-    project: Apply
-    measure: Measure
+    apply: Callable[[Tensor], Tensor]
+    project: Callable[[Tensor], Tensor]
+    measure: Callable[[Tensor], tuple[Tensor, Tensor]]
+    spread: Callable[[Tensor], Tensor]
     size: int
     count: int
     tol: float
     max_iter: int
-    single: bool = False
+    block: int = 4
+    dtype: torch.dtype = torch.float64
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def room(self) -> int:
+        """Vectors kept before a restart."""
+        return basis_size(self.count, self.block)
+
+    def basis(self) -> Basis:
+        """A basis that holds random start vectors."""
+        shape = (self.room + self.block, self.size)
+        rows = torch.empty(shape, dtype=self.dtype, device=self.device)
+        return Basis(self.apply, self.project, rows, self.block)
 
 
-def basis_size(count: int) -> int:
+@dataclass(frozen=True)
+class Answer:
+    """Unit vectors ``[n, j]``, their eigenvalues and residual norms ``[j]``."""
+
+    vectors: Tensor
+    values: Tensor
+    residuals: Tensor
+
+    @property
+    def residual(self) -> float:
+        """Largest residual norm relative to the largest eigenvalue."""
+        return float(self.residuals.max() / self.values.max())
+
+
+def basis_size(count: int, block: int = 4) -> int:
     """Vectors kept for ``count`` wanted ones: deep enough that a restart loses little."""
-    return 2 * count + 24
+    return 2 * count + 24 + 4 * (block - 1)
 
 
-def thick_restart_lanczos(search: Search) -> tuple[Array, float]:
+def block_lanczos(search: Search, basis: Basis | None = None) -> tuple[Tensor, float]:
     """Solve ``search`` -> (orthonormal vectors [n, m], relative residual reached).
 
-    Wu and Simon, "Thick-restart Lanczos method for large symmetric eigenvalue problems", 2000,
-    with full orthogonalisation. Deterministic: the start vectors come from a fixed seed. Memory:
-    ``3 m + 25`` vectors of length n in float64 and as many again while a restart recombines them.
+    Wu and Simon, "Thick-restart Lanczos method for large symmetric eigenvalue problems", 2000, by
+    blocks and with full orthogonalisation. Deterministic: the start vectors come from a fixed seed.
     The caller compares the residual with ``tol``: when ``max_iter`` runs out, the best vectors so
     far come back.
+
+    Args:
+        search: What to look for.
+        basis: Steps already done with the same operator; ``None`` starts from random vectors.
+
+    Memory: ``basis_size(m, b) + b`` vectors of length n and about ``2 m`` while it restarts.
     """
     from tqdm import tqdm
 
-    basis = _Basis(search)
-    agreed = float("nan")  # sum of the wanted eigenvalues when the answer was last challenged
     shown: dict[str, Any] = {"unit": "product", "disable": None, "delay": 3}
     with tqdm(desc="eigenvectors", **shown) as bar:
-        return _search(search, basis, agreed, bar)
+        answer = _search(search, basis or search.basis(), bar)
+    return answer.vectors, answer.residual
 
 
-def _search(search: Search, basis: "_Basis", agreed: float, bar: Any) -> tuple[Array, float]:
-    import numpy as np
-
+def _search(search: Search, basis: Basis, bar: Any) -> Answer:
+    found: Answer | None = None  # waits for its challenge
     while True:
-        basis.extend()
-        ritz = basis.ritz_vectors()
-        values, residuals = search.measure(ritz[:, : search.count + 1])
-        bar.set_postfix_str(f"relative residual {residuals[:-1].max() / values[:-1].max():.1e}")
+        basis.step()
         bar.update(basis.applied - bar.n)
-        top, largest = ritz[:, : search.count], values[:-1].max()
-        allowed = np.append(np.full(search.count, search.tol * largest), _GUARD * values[-1])
-        if basis.applied >= search.max_iter or (residuals <= allowed).all():
-            total = values[:-1].sum()
-            if basis.applied >= search.max_iter or total >= agreed * (1 - search.tol):
-                return top, float(residuals[:-1].max() / largest)
-            agreed = total
-            basis.challenge(top)
+        if found is None:
+            answer = _answer(search, basis, bar)
+            if answer is not None and search.block >= search.count:
+                return answer
+            if answer is not None:
+                found = answer
+                basis.challenge(found.vectors, basis.values[: search.count])
         else:
-            basis.restart(ritz, int(np.argmax(residuals / allowed)))
+            better = _challenger(search, basis, found)
+            if better is False:
+                return found
+            found = None if better else found
+        if basis.applied >= search.max_iter:
+            return found or _measured(search, basis, search.count)
+        if basis.full:
+            keep = search.count + (search.room - search.count) // 3
+            basis.restart(keep, search.count)
 
 
-class _Basis:
-    """Orthonormal vectors V and the projected matrix H = V' Op V, grown one vector at a time."""
+def _answer(search: Search, basis: Basis, bar: Any) -> Answer | None:
+    """The wanted vectors once their measured residual is below ``tol``.
 
-    def __init__(self, search: Search) -> None:
-        import numpy as np
+    After a challenge the free residuals are too small: then only a full basis is measured.
+    """
+    if not ((basis.exact or basis.full) and _settled(search, basis, search.tol)):
+        return None
+    answer = _measured(search, basis, search.count)
+    bar.set_postfix_str(f"relative residual {answer.residual:.1e}")
+    return answer if answer.residual <= search.tol else None
 
-        self.search = search
-        self.room = basis_size(search.count)
-        self.rng = np.random.default_rng(0)
-        self.dtype = np.float32 if search.single else np.float64
-        self.vectors = np.empty((search.size, self.room + 1), self.dtype, order="F")
-        self.matrix = np.zeros((self.room, self.room))
-        self.filled = 0  # columns whose row of `matrix` is known; the next column is ready
-        self.applied = 0
-        self.values = np.empty(0)  # of the Ritz vectors last asked for
-        self._put(0, self._random())
 
-    def _random(self) -> Array:
-        drawn = self.rng.standard_normal(self.search.size).astype(self.dtype, copy=False)
-        return self.search.project(drawn)
+def _challenger(search: Search, basis: Basis, found: Answer) -> bool | None:
+    """Whether the search from fresh vectors has found better ones; ``None``: not known yet."""
+    if not _settled(search, basis, _GUARD):
+        return None
+    joint = _measured(search, basis, search.count + 1)
+    if not (joint.residuals <= _GUARD * joint.values).all():
+        return None
+    values, largest = joint.values[:-1].sort().values, found.values.max()
+    return bool((values < found.values.sort().values - _BETTER * search.tol * largest).any())
 
-    def _put(self, column: int, vector: Array) -> None:
-        """Make ``vector`` orthonormal to the columns before ``column`` and store it there.
 
-        One that vanishes (the Krylov space is exhausted) gives way to a random one.
-        """
-        import numpy as np
+def _settled(search: Search, basis: Basis, tol: float) -> bool:
+    """Whether the operator's own residuals, which cost nothing, are below ``tol``.
 
-        before = self.vectors[:, :column]
-        for _ in range(5):
-            norm = np.linalg.norm(vector)
-            vector = vector / norm if norm > _VANISHED else self._random()
-            vector = vector - before @ (before.T @ vector)
-            if np.linalg.norm(vector) > 0.7:  # little was taken away: orthogonal to rounding
-                break
-            vector = self.search.project(vector)
-        self.vectors[:, column] = vector / np.linalg.norm(vector)
+    The first vector not wanted must be a serious candidate: else a better one may be missing.
+    """
+    count = search.count
+    if basis.filled <= count:
+        return False
+    residuals = basis.residuals(count + 1)
+    spread = search.spread(basis.values[: count + 1])
+    wanted = (residuals[:count] <= tol * spread[:count].max()).all()
+    return bool(wanted and residuals[count] <= max(tol, _GUARD) * spread[count])
 
-    def extend(self) -> None:
-        """Fill the basis by Lanczos steps, orthogonalised against every vector."""
-        for column in range(self.filled, self.room):
-            known = self.vectors[:, : column + 1]
-            image = self.search.project(self.search.apply(self.vectors[:, column]))
-            weights = known.T @ image
-            self.matrix[: column + 1, column] = weights
-            self.matrix[column, : column + 1] = weights
-            self._put(column + 1, image - known @ weights)
-        self.applied += self.room - self.filled
-        self.filled = self.room
 
-    def ritz_vectors(self) -> Array:
-        """Approximate eigenvectors, best first: the wanted ones and some of the next."""
-        import numpy as np
-
-        values, turn = np.linalg.eigh(self.matrix)
-        keep = self.search.count + (self.room - self.search.count) // 3
-        self.values = values[::-1][:keep]
-        return self.vectors[:, : self.room] @ turn[:, ::-1][:, :keep].astype(self.dtype)
-
-    def restart(self, ritz: Array, worst: int) -> None:
-        """Shrink the basis to ``ritz`` and look on along the residual of its column ``worst``.
-
-        All residuals are parallel to the last Lanczos vector, until a challenge brings in others.
-        """
-        image = self.search.project(self.search.apply(ritz[:, worst]))
-        self._reset(ritz, image - self.dtype(self.values[worst]) * ritz[:, worst])
-        self.applied += 1
-
-    def challenge(self, found: Array) -> None:
-        """Shrink the basis to ``found`` and look on from a fresh random vector."""
-        self._reset(found, self._random())
-
-    def _reset(self, kept: Array, following: Array) -> None:
-        import numpy as np
-
-        count = kept.shape[1]
-        self.vectors[:, :count] = kept
-        self.matrix = np.zeros_like(self.matrix)
-        self.matrix[:count, :count] = np.diag(self.values[:count])
-        self.filled = count
-        self._put(count, following)
+def _measured(search: Search, basis: Basis, count: int) -> Answer:
+    vectors = basis.eigenvectors(count)
+    return Answer(vectors, *search.measure(vectors))

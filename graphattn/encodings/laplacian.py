@@ -8,14 +8,18 @@ from torch import Tensor
 
 from graphattn.encodings import store
 from graphattn.encodings.checks import check_k
-from graphattn.encodings.operator import Laplacian, build_laplacian, symmetric_adjacency
-from graphattn.encodings.signs import fix_signs
-from graphattn.encodings.solvers import DENSE_SIZE, METHODS, smallest_pairs
+from graphattn.encodings.operator import symmetric_adjacency
+from graphattn.encodings.pairs import solve
+from graphattn.encodings.solvers import DENSE_SIZE, METHODS
 from graphattn.graph import as_graph
 
 Array = Any  # numpy.ndarray
 _NORMALIZATIONS = ("sym", "rw", None)
 _DROPS = ("first", "all_zero", None)
+_CHEAPER = (
+    "Cheaper encodings: graphattn.encodings.coarse_laplacian_pe (eigenvectors of a graph of "
+    "clusters) and graphattn.encodings.random_walk_pe (a few steps)"
+)
 
 
 def laplacian_pe(
@@ -27,6 +31,7 @@ def laplacian_pe(
     tol: float = 1e-6,
     method: str = "auto",
     max_iter: int = 5000,
+    max_nodes: int = 5_000_000,
     edge_weight: Tensor | None = None,
     cache: bool = False,
     dtype: torch.dtype | None = None,
@@ -55,27 +60,35 @@ def laplacian_pe(
             against all larger ones. ``"all_zero"``: every vector with eigenvalue 0. ``None``:
             nothing.
         tol: Bound on the relative residual :math:`\max \|L u - \lambda u\| / \lambda_k`. As
-            features 1e-2 is often enough and several times faster with Lanczos.
-        method: ``"dense"``; ``"shift-invert"`` (a sparse factor: meshes, road networks);
-            ``"lanczos"`` (community-like graphs, hubs); ``"auto"`` chooses by size and by how
-            deep and wide the graph is. Very small graphs are always solved densely.
-        max_iter: Bound on applications of the operator. When it runs out, a ``RuntimeWarning``
-            gives the residual reached and the best vectors found come back.
+            features 1e-2 is often enough and several times faster. Where many eigenvalues lie
+            close together (communities), which of them come back is open within ``4 tol``.
+        method: ``"auto"`` takes a closed form where the graph is a path, cycle, torus or complete
+            (with ``None`` also a grid); else a few Lanczos steps estimate the gap. A resolved one
+            (communities, hubs) is solved on by ``"lanczos"``; for meshes a breadth-first search
+            decides among ``"shift-invert"`` (a sparse factor, on the CPU), ``"chebyshev"``
+            (Lanczos on a filter: no factor, on the graph's device) and, where pyamg is installed,
+            ``"multigrid"`` (LOBPCG, on the CPU). Very small graphs are solved by ``"dense"``.
+        max_iter: Bound on vectors multiplied (filtered, solved) or LOBPCG steps. When it runs out,
+            a ``RuntimeWarning`` gives the residual reached and the best vectors found come back.
+        max_nodes: Size budget: on larger graphs ``"auto"`` warns before it starts what the solve
+            takes and which encodings cost less.
         edge_weight: Nonnegative weights ``[E]`` in the caller's edge order, symmetric.
         cache: Read and write a file under :func:`graphattn.cache.cache_dir`, keyed by the graph's
             content and every argument. Graphs of at most 600 nodes never use it: solving takes
             less time than a file.
-        dtype: Of the result; ``None`` is torch's default. The solve is in float64.
+        dtype: Of the result; ``None`` is torch's default. The solve is in float64, or, for
+            ``tol >= 5e-3`` and a wide gap, in float32 with a last step in float64.
 
     Returns:
         Ascending eigenvalues ``[k]`` and eigenvectors ``[N, k]`` on the graph's device. Where
         fewer than k exist, zero vectors with NaN eigenvalues fill up.
 
-    Memory: about ``6 k + 50`` float64 vectors of length N beside the matrix; ``8 N^2`` bytes for
-    ``"dense"``; shift-invert adds its factor.
+    Memory: about ``2 k + 60`` vectors of length N (float32 for ``tol >= 5e-3``) beside the matrix;
+    ``8 N^2`` bytes for ``"dense"``; shift-invert adds its factor, multigrid its levels.
 
     Raises:
         TypeError: ``k`` is not an integer.
+        ImportError: ``"multigrid"`` without pyamg.
         ValueError: a directed or bipartite graph, an unknown option, ``k < 1``, bad weights.
         MemoryError: a factor that does not fit, with ``method="shift-invert"``.
     """
@@ -85,23 +98,38 @@ def laplacian_pe(
     options: dict[str, Any] = {"k": k, "normalization": normalization, "drop": drop, "tol": tol}
     options |= {"method": method, "max_iter": max_iter}
 
-    def solve() -> tuple[Array, Array, float]:
-        return _solve(symmetric_adjacency(graph, edge_weight), **options)
+    def make() -> tuple[Array, Array, float]:
+        if method == "auto" and graph.num_rows > max_nodes:
+            _warn_of_size(graph.num_rows, graph.num_edges, k, max_nodes)
+        adjacency = symmetric_adjacency(graph, edge_weight)
+        return solve(adjacency, device=graph.device, **options)
 
     if cache and graph.num_rows > DENSE_SIZE:
-        values, vectors, residual = store.load_or_make(graph, edge_weight, options, solve)
+        values, vectors, residual = store.load_or_make(graph, edge_weight, options, make)
     else:
-        values, vectors, residual = solve()
+        values, vectors, residual = make()
     if residual > tol:
         warnings.warn(
             f"laplacian_pe stopped after {max_iter} iterations at relative residual "
             f"{residual:.1e} (asked: tol={tol:.0e}); the vectors are approximate: raise max_iter, "
-            'loosen tol, or try method="shift-invert" if the graph is mesh-like',
+            'loosen tol, or try method="shift-invert" if the graph is mesh-like. '
+            f"{_CHEAPER}",
             RuntimeWarning,
             stacklevel=2,
         )
     where = {"device": graph.device, "dtype": dtype or torch.get_default_dtype()}
     return torch.from_numpy(values).to(**where), torch.from_numpy(vectors).to(**where)
+
+
+def _warn_of_size(nodes: int, edges: int, k: int, max_nodes: int) -> None:
+    memory = 8 * nodes * (2 * k + 60) + 24 * edges
+    warnings.warn(
+        f"laplacian_pe on {nodes:,} nodes is beyond max_nodes={max_nodes:,}: it takes about "
+        f"{memory / 2**30:.0f} GiB and many products with the matrix. {_CHEAPER}; raise max_nodes "
+        "to silence this",
+        RuntimeWarning,
+        stacklevel=4,
+    )
 
 
 def _check(normalization: str | None, drop: str | None, tol: float, method: str) -> None:
@@ -114,58 +142,3 @@ def _check(normalization: str | None, drop: str | None, tol: float, method: str)
     ):
         if value not in known:
             raise ValueError(f"{name} must be one of {known}, got {value!r}")
-
-
-def _solve(
-    adjacency: Any,
-    k: int,
-    normalization: str | None,
-    drop: str | None,
-    tol: float,
-    method: str,
-    max_iter: int,
-) -> tuple[Array, Array, float]:
-    """(values [k], vectors [N, k], residual), padded, signs fixed."""
-    import numpy as np
-
-    size = adjacency.shape[0]
-    laplacian = build_laplacian(adjacency, normalization is not None)
-    skip = {"first": 1, "all_zero": laplacian.nullity, None: 0}[drop]
-    zeros = min(laplacian.nullity, skip + k)
-    rest = min(skip + k - zeros, size - laplacian.nullity)
-    found, vectors, residual = _nonzero_pairs(laplacian, size, rest, method, tol, max_iter)
-    late = max(0, skip - zeros)  # the first pair is not a null vector when no edge exists
-    null = np.zeros((size, max(0, zeros - skip)))
-    null[laplacian.nodes] = laplacian.null_basis(min(skip, zeros), zeros)
-    values = np.concatenate([np.zeros(null.shape[1]), found[late:]])
-    vectors = np.concatenate([null, vectors[:, late:]], axis=1)
-    if normalization == "rw":
-        scale = np.ones(size)
-        scale[laplacian.nodes] = laplacian.root
-        vectors = vectors / scale[:, None]
-        vectors = vectors / np.linalg.norm(vectors, axis=0)
-    missing = k - len(values)
-    values = np.pad(values, (0, missing), constant_values=np.nan)
-    return values, np.pad(fix_signs(vectors), ((0, 0), (0, missing))), residual
-
-
-def _nonzero_pairs(
-    laplacian: Laplacian, size: int, count: int, method: str, tol: float, max_iter: int
-) -> tuple[Array, Array, float]:
-    """The ``count`` smallest nonzero pairs of the whole graph, isolated nodes included."""
-    import numpy as np
-
-    inner = min(count, laplacian.size - laplacian.nullity)
-    values, residual = np.empty(0), 0.0
-    vectors = np.zeros((size, inner))
-    if inner > 0:
-        values, inside, residual = smallest_pairs(laplacian, inner, method, tol, max_iter)
-        vectors[laplacian.nodes] = inside
-    alone = np.setdiff1d(np.arange(size), laplacian.nodes)[:count]
-    if len(alone):
-        single = np.zeros((size, len(alone)))
-        single[alone, np.arange(len(alone))] = 1
-        values = np.concatenate([values, np.ones(len(alone))])
-        vectors = np.concatenate([vectors, single], axis=1)
-    order = np.argsort(values, kind="stable")[:count]
-    return values[order], vectors[:, order], residual

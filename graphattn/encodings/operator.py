@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Array = Any  # numpy.ndarray
 Matrix = Any  # scipy.sparse.csr_array
+_ARRAYS = ("indptr", "indices", "data")
 
 
 @dataclass(frozen=True)
@@ -49,28 +50,6 @@ class Laplacian:
         """Number of zero eigenvalues: one per component."""
         return int(self.mass.shape[0])
 
-    def project(self, vector: Array) -> Array:
-        """Remove the null space from ``vector`` ``[n]``."""
-        import numpy as np
-
-        if self.nullity == 1:  # most graphs: a dot product instead of a histogram
-            root = self.root.astype(vector.dtype, copy=False)
-            return vector - root * (root @ vector / vector.dtype.type(self.mass[0]))
-        share = np.bincount(self.labels, self.root * vector, minlength=self.nullity) / self.mass
-        return (vector - self.root * share[self.labels]).astype(vector.dtype, copy=False)
-
-    def measure(self, vectors: Array) -> tuple[Array, Array]:
-        """Rayleigh quotients ``[j]`` and residual norms ``[j]`` of unit vectors ``[n, j]``."""
-        import numpy as np
-
-        values, norms = np.empty(vectors.shape[1]), np.empty(vectors.shape[1])
-        for j in range(vectors.shape[1]):  # one column at a time: no copy of all in row order
-            vector = np.ascontiguousarray(vectors[:, j], dtype=np.float64)
-            image = self.matrix @ vector
-            values[j] = vector @ image
-            norms[j] = np.linalg.norm(image - values[j] * vector)
-        return values, norms
-
     def null_basis(self, start: int, stop: int) -> Array:
         """Columns ``start .. stop - 1`` of an orthonormal basis of the null space ``[n, ...]``.
 
@@ -100,7 +79,7 @@ class Laplacian:
 
 
 def build_laplacian(adjacency: Matrix, normalized: bool) -> Laplacian:
-    """Laplacian of a symmetric adjacency matrix without self-loops."""
+    """Laplacian of a symmetric adjacency matrix; entries on its diagonal count as degree."""
     import numpy as np
     from scipy import sparse
 
@@ -126,7 +105,7 @@ def _components(adjacency: Matrix, root: "np.ndarray") -> tuple[Array, Array]:
     import numpy as np
     from scipy.sparse import csgraph
 
-    count, found = csgraph.connected_components(adjacency, directed=False)
+    count, found = csgraph.connected_components(adjacency, connection="strong")  # symmetric
     mass = np.bincount(found, root * root, minlength=count)
     order = np.argsort(-mass, kind="stable")
     rank = np.empty(count, dtype=np.int64)
@@ -140,23 +119,30 @@ def symmetric_adjacency(graph: CSRGraph, edge_weight: Tensor | None) -> Matrix:
     Raises:
         ValueError: the graph is bipartite or directed, or a weight is negative or not finite.
     """
+    import numpy as np
+
     if graph.num_rows != graph.num_cols:
         raise ValueError(
             f"a Laplacian needs a square graph, got {graph.num_rows} rows and "
             f"{graph.num_cols} columns"
         )
     matrix = to_scipy(graph, edge_weight)
-    entries = matrix.tocoo()
-    matrix.data[entries.row == entries.col] = 0
-    matrix.eliminate_zeros()
-    gap = abs(matrix - matrix.T)
+    rows = np.repeat(np.arange(graph.num_rows, dtype=matrix.indices.dtype), np.diff(matrix.indptr))
+    loops = rows == matrix.indices
+    if loops.any() or (edge_weight is not None and (matrix.data == 0).any()):
+        matrix.data[loops] = 0
+        matrix.eliminate_zeros()
+    other = matrix.T.tocsr()
+    if all(np.array_equal(getattr(matrix, a), getattr(other, a)) for a in _ARRAYS):
+        return matrix  # most graphs: no weights
+    gap = abs(matrix - other)
     if gap.nnz and gap.max() > 1e-6 * matrix.max():
         raise ValueError(
             f"a Laplacian needs an undirected graph, but {(gap.data > 0).sum() // 2} of its "
             f"{matrix.nnz} edges have no equal reverse edge; call graph.to_undirected() "
             "(PyG: ToUndirected()) first"
         )
-    return (matrix + matrix.T) / 2
+    return (matrix + other) / 2
 
 
 def to_scipy(graph: CSRGraph, edge_weight: Tensor | None) -> Matrix:

@@ -1,103 +1,144 @@
-"""Smallest nonzero eigenpairs of a graph Laplacian: dense, Lanczos, shift-invert."""
+"""Smallest nonzero eigenpairs of a graph Laplacian: the routes, and the way to one of them."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from graphattn.encodings.krylov import Search, basis_size, thick_restart_lanczos
+import torch
+
+from graphattn.encodings import filters
+from graphattn.encodings.choose import choose_for_mesh, estimate_gap
+from graphattn.encodings.closed_form import closed_pairs
+from graphattn.encodings.device import DeviceLaplacian
+from graphattn.encodings.krylov import Search, basis_size, block_lanczos
+from graphattn.encodings.multigrid import multigrid_pairs
 from graphattn.encodings.operator import Laplacian
 
 Array = Any  # numpy.ndarray
-METHODS = ("auto", "dense", "lanczos", "shift-invert")
+METHODS = ("auto", "dense", "lanczos", "chebyshev", "shift-invert", "multigrid")
 
 DENSE_SIZE = 600  # up to here a dense solve takes about as long as setting up anything else
-_SHIFT = 1e-9  # of the spectrum's bound: makes the matrix definite, far below any eigenvalue
-_SINGLE_TOL = 5e-3  # float32 carries a residual of this size beside eigenvalues of 1e-4
-_LEVELS_SEEN = 20_000  # a search this deep settles the choice
+_BLOCK = 8  # vectors at once where a product with several costs little more than with one
+_FEW = 4  # vectors at once where each should reach as far as it can
+_SINGLE_TOL = 5e-3  # float32 carries a residual of this size ...
+_SINGLE_GAP = 1e-3  # ... beside eigenvalues of this part of the spectrum
+_ABOVE = 1.5  # the filter's cut over the wanted values: the next pair should rise too
+_WORTH_A_FILTER = 0.3  # of the spectrum: eigenvalues below it are brought apart by a filter
 
 
 def smallest_pairs(
-    laplacian: Laplacian, count: int, method: str, tol: float, max_iter: int
+    laplacian: Laplacian,
+    count: int,
+    method: str,
+    tol: float,
+    max_iter: int,
+    device: torch.device | None = None,
 ) -> tuple[Array, Array, float]:
     """The ``count`` smallest nonzero eigenpairs -> (ascending values, vectors, residual).
 
     ``residual`` is ``max ||L u - lambda u|| / lambda_count``; 0 for a dense solve.
     """
     rank = laplacian.size - laplacian.nullity
-    tiny = rank <= basis_size(count) + 1  # the Lanczos basis would span everything
-    auto = method == "auto"
-    if auto:
-        method = "dense" if laplacian.size <= DENSE_SIZE else choose_method(laplacian)
-    with _one_blas_thread():
-        if tiny or method == "dense":
+    tiny = rank <= basis_size(count, _BLOCK) + _BLOCK  # a basis would span everything
+    with one_thread() as threads:
+        if tiny or method == "dense" or (method == "auto" and laplacian.size <= DENSE_SIZE):
             return (*_dense(laplacian, count), 0.0)
+        if method == "auto":
+            known = closed_pairs(laplacian, count)
+            if known is not None:
+                return (*known, 0.0)
+        matrix = DeviceLaplacian(laplacian, device or torch.device("cpu"), threads)
+        route = _Route(matrix, count, tol, max_iter)
+        vectors, residual = route.auto() if method == "auto" else route.run(method)
+        return (*matrix.rotate(vectors.to(matrix.device)), residual)
+
+
+class _Route:
+    """One problem and the ways to solve it; each gives vectors ``[n, count]`` and a residual."""
+
+    def __init__(self, matrix: DeviceLaplacian, count: int, tol: float, max_iter: int) -> None:
+        self.matrix, self.count, self.tol, self.max_iter = matrix, count, tol, max_iter
+
+    def auto(self) -> tuple[torch.Tensor, float]:
+        """Lanczos steps on ``c I - L`` until the gap is known; then on with them or another way."""
+        search = self.search(filters.complement(self.matrix), single=self.tol >= _SINGLE_TOL)
+        basis = search.basis()
+        gap = estimate_gap(search, basis)
+        bound = self.matrix.laplacian.bound
+        if gap.resolved:
+            exact = search.dtype == torch.float64 or gap.value >= _SINGLE_GAP * bound
+            return block_lanczos(search, basis) if exact else self.run("lanczos")
+        del basis
+        method = choose_for_mesh(self.matrix.laplacian, self.matrix.device.type != "cpu")
         try:
-            return _iterate(laplacian, count, method, tol, max_iter)
+            return self.run(method)
         except MemoryError:  # of the factor
-            if not auto or method == "lanczos":
-                raise
-            return _iterate(laplacian, count, "lanczos", tol, max_iter)
+            return self.run("chebyshev")
+
+    def run(self, method: str) -> tuple[torch.Tensor, float]:
+        """Solve by ``method``, one of ``METHODS`` that iterate."""
+        laplacian = self.matrix.laplacian
+        if method == "multigrid":
+            asked = self.count, self.tol, self.max_iter, self.matrix.threads
+            return multigrid_pairs(laplacian, *asked)
+        if method == "lanczos":
+            return block_lanczos(self.search(filters.complement(self.matrix)))
+        if method == "chebyshev":
+            return self._filtered()
+        here = DeviceLaplacian(laplacian, torch.device("cpu"))  # SuperLU has no other place
+        route = _Route(here, self.count, self.tol, self.max_iter)
+        return block_lanczos(route.search(filters.inverse(laplacian), _BLOCK))
+
+    def _filtered(self) -> tuple[torch.Tensor, float]:
+        """Lanczos on Chebyshev filters whose cut falls as better bounds of the values are known.
+
+        Ritz values lie above the eigenvalues, so the wanted ones are always below the cut.
+        """
+        bound = self.matrix.laplacian.bound
+        cut, search = bound, self.search(filters.complement(self.matrix), _BLOCK)
+        while True:
+            basis = search.basis()
+            for _ in range(self.count // search.block + 3):
+                basis.step()
+            values, _ = self.matrix.measure(basis.eigenvectors(self.count))
+            highest = float(values.max())
+            if highest > min(cut / 2, _WORTH_A_FILTER * bound):
+                return block_lanczos(search, basis)
+            cut = highest
+            search = self.search(filters.chebyshev(self.matrix, _ABOVE * cut), _BLOCK)
+
+    def search(self, operator: filters.Operator, block: int = _FEW, single: bool = False) -> Search:
+        """The search for the pairs with ``operator``, in float32 if ``single``."""
+        matrix = self.matrix
+        return Search(
+            operator.apply,
+            matrix.project,
+            matrix.measure,
+            operator.spread,
+            matrix.laplacian.size,
+            self.count,
+            self.tol,
+            self.max_iter,
+            min(block, self.count),
+            torch.float32 if single else torch.float64,
+            matrix.device,
+        )
 
 
-def _iterate(
-    laplacian: Laplacian, count: int, method: str, tol: float, max_iter: int
-) -> tuple[Array, Array, float]:
-    import numpy as np
-
-    single = method == "lanczos" and tol >= _SINGLE_TOL
-    inverse = method == "shift-invert"
-    apply = _inverse(laplacian) if inverse else _complement(laplacian, single)
-    search = Search(
-        apply, laplacian.project, laplacian.measure, laplacian.size, count, tol, max_iter, single
-    )
-    vectors, residual = thick_restart_lanczos(search)
-    if single:
-        vectors, _ = np.linalg.qr(vectors.astype(np.float64))
-    return (*_rotate(laplacian, vectors), residual)
-
-
-def choose_method(laplacian: Laplacian) -> str:
-    """``"shift-invert"`` for mesh-like graphs whose factor stays small, else ``"lanczos"``.
-
-    A breadth-first search gives the number of levels (deep: small gap, Lanczos is slow) and the
-    widest level, which separates the graph: a factor costs about its cube. Cycles bound the
-    separator of tree-like graphs.
-    """
-    import numpy as np
-
-    levels, width = _levels(laplacian)
-    separator = min(width, 2 * laplacian.cycles)
-    factor = separator**3 + 1000.0 * laplacian.size * np.log2(laplacian.size)
-    lanczos = 10.0 * levels * (laplacian.matrix.nnz + 100.0 * laplacian.size)
-    return "shift-invert" if factor < lanczos else "lanczos"
-
-
-def _levels(laplacian: Laplacian) -> tuple[int, int]:
-    """Number and largest size of the breadth-first levels of the heaviest component."""
-    import numpy as np
-    from scipy.sparse import csgraph
-
-    start = int(np.argmax(laplacian.labels == 0))
-    for _ in range(2):  # the second search starts at the far end found by the first
-        order, parent = csgraph.breadth_first_order(laplacian.matrix, start, directed=False)
-        start = int(order[-1])
-    place = np.empty(laplacian.size, dtype=np.int64)
-    place[order] = np.arange(len(order))
-    parents = place[parent[order[1:]]]  # never falls along the order
-    first, last, levels, width = 0, 1, 1, 1
-    while last < len(order) and levels < _LEVELS_SEEN:
-        first, last = last, 1 + int(np.searchsorted(parents, last, side="left"))
-        levels, width = levels + 1, max(width, last - first)
-    return levels, width
-
-
-def _one_blas_thread() -> AbstractContextManager[Any]:
-    """Keep BLAS on one thread: the same bits on every machine, no spinning on a busy one.
+@contextmanager
+def one_thread() -> Iterator[int]:
+    """Sums over nodes on one thread: the same bits everywhere; yields the threads there were.
 
     Inside a repeated eigenvalue's space a last-bit difference turns the whole basis.
     """
-    limit: AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
-    return limit
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with _blas().limit(limits=1, user_api="blas"):
+            yield threads
+    finally:
+        torch.set_num_threads(threads)
 
 
 @cache
@@ -116,38 +157,3 @@ def _dense(laplacian: Laplacian, count: int) -> tuple[Array, Array]:
         laplacian.matrix.toarray(), subset_by_index=(first, first + count - 1)
     )
     return values, vectors
-
-
-def _complement(laplacian: Laplacian, single: bool) -> Any:
-    """``c I - L``: its largest eigenvalues belong to the smallest of L."""
-    import numpy as np
-
-    if not single:
-        return lambda vector: laplacian.bound * vector - laplacian.matrix @ vector
-    matrix, bound = laplacian.matrix.astype(np.float32), np.float32(laplacian.bound)
-    return lambda vector: bound * vector - matrix @ vector
-
-
-def _inverse(laplacian: Laplacian) -> Any:
-    """``(L + shift I)^-1`` by a sparse factorisation.
-
-    Raises:
-        MemoryError: the factor does not fit.
-    """
-    from scipy import sparse
-    from scipy.sparse.linalg import splu
-
-    shift = _SHIFT * laplacian.bound
-    shifted = sparse.csc_array(laplacian.matrix + shift * sparse.eye_array(laplacian.size))
-    options = {"SymmetricMode": True}
-    factor = splu(shifted, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
-    return factor.solve
-
-
-def _rotate(laplacian: Laplacian, vectors: Array) -> tuple[Array, Array]:
-    """Rayleigh-Ritz on L itself: ascending values and their vectors."""
-    import numpy as np
-
-    small = vectors.T @ (laplacian.matrix @ vectors)
-    values, turn = np.linalg.eigh((small + small.T) / 2)
-    return values, vectors @ turn

@@ -1,0 +1,150 @@
+"""Every route of laplacian_pe on graphs that are hard for one of them."""
+
+import numpy as np
+import pytest
+import torch
+
+import graphattn as ga
+from graphattn.datasets.generated import communities, grid
+from graphattn.encodings import laplacian_pe, solvers
+from graphattn.encodings.device import DeviceLaplacian
+from graphattn.encodings.operator import build_laplacian, symmetric_adjacency
+
+F64 = {"dtype": torch.float64}
+ROUTES = ["auto", "lanczos", "chebyshev", "shift-invert", "multigrid"]
+
+
+@pytest.fixture(params=ROUTES)
+def route(request):
+    if request.param == "multigrid":
+        pytest.importorskip("pyamg")
+    return request.param
+
+
+def pieces(make):
+    """A mesh twice, communities, a path, a pair and isolated nodes: seven zeros and repeats."""
+    mesh = ga.as_graph(grid(17, 23, 4), 391)
+    dense = ga.as_graph(communities(300, 5, 9, 1, seed=3)[0], 300)
+    return make["disjoint"](
+        mesh, dense, make["undirected"]([], 3), mesh, make["path"](40), make["path"](2)
+    )
+
+
+@pytest.mark.parametrize("normalization", ["sym", "rw", None])
+@pytest.mark.parametrize("drop", ["first", "all_zero"])
+def test_components_of_every_kind(make, oracle, route, normalization, drop):
+    graph = pieces(make)
+    exact = np.linalg.eigvalsh(oracle(graph, "sym" if normalization else None))
+    zeros = int((exact < 1e-9).sum())
+    skip = 1 if drop == "first" else zeros
+    options = {"normalization": normalization, "drop": drop, "method": route, **F64}
+    values, vectors = laplacian_pe(graph, 14, tol=1e-7, **options)
+    np.testing.assert_allclose(values, exact[skip : skip + 14], atol=1e-9)
+    matrix = oracle(graph, normalization)
+    residual = np.linalg.norm(matrix @ vectors.numpy() - vectors.numpy() * values.numpy(), axis=0)
+    assert residual.max() < 1e-5 * float(values[-1])
+
+
+@pytest.mark.parametrize("tol", [2e-2, 1e-4])
+@pytest.mark.parametrize("kind", ["grid", "communities", "cube"])
+def test_residual_and_values_within_tolerance(oracle, route, kind, tol):
+    graph = {
+        "grid": lambda: ga.as_graph(grid(29, 31, 4), 899),
+        "communities": lambda: ga.as_graph(communities(1200, 12, 14, 2, seed=1)[0], 1200),
+        "cube": lambda: ga.GridGraph((9, 9, 9), 3, border="truncate").to_csr(),
+    }[kind]()
+    exact = np.linalg.eigvalsh(oracle(graph))[1:9]
+    values, vectors = laplacian_pe(graph, 8, tol=tol, method=route, **F64)
+    matrix, found = oracle(graph), vectors.numpy()
+    residual = np.linalg.norm(matrix @ found - found * values.numpy(), axis=0)
+    assert residual.max() <= 1.01 * tol * float(values[-1])
+    assert (values.numpy() >= exact - 1e-10).all()
+    assert (values.numpy() <= exact + 4 * tol * exact[-1]).all()
+    np.testing.assert_allclose(found.T @ found, np.eye(8), atol=1e-6)
+
+
+def test_more_vectors_than_nodes(make, route):
+    graph = make["torus"](5, 7)
+    values, vectors = laplacian_pe(graph, 40, method=route)
+    assert values[:34].isfinite().all() and values[34:].isnan().all()
+    assert not vectors[:, 34:].any()
+
+
+def test_many_vectors_of_a_complete_graph_and_a_star(make, route):
+    """One eigenvalue of multiplicity n - 1 or n - 2: the Krylov space is exhausted at once."""
+    star = make["undirected"]([(0, i) for i in range(1, 700)], 700)
+    values, vectors = laplacian_pe(star, 12, method=route, **F64)
+    np.testing.assert_allclose(values, 1, atol=1e-8)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(12), atol=1e-8)
+
+
+def test_directed_input(route):
+    with pytest.raises(ValueError, match=r"undirected.*to_undirected\(\)"):
+        laplacian_pe(torch.tensor([[0, 1, 2], [1, 2, 0]]), 1, method=route)
+
+
+@pytest.mark.parametrize("kind", ["one component", "several"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_and_projections_on_the_device(make, oracle, kind, dtype):
+    graph = make["random"](120, 400 if kind == "one component" else 90, seed=7)
+    laplacian = build_laplacian(symmetric_adjacency(graph, None), False)
+    assert (laplacian.nullity == 1) == (kind == "one component")
+    device = DeviceLaplacian(laplacian, torch.device("cpu"))
+    x = torch.randn(120, 3, dtype=dtype)
+    atol = 1e-4 if dtype == torch.float32 else 1e-10
+    np.testing.assert_allclose(device.multiply(x), oracle(graph, None) @ x.numpy(), atol=atol)
+    null = laplacian.null_basis(0, laplacian.nullity)
+    expected = x.numpy() - null @ (null.T @ x.numpy())
+    np.testing.assert_allclose(device.project(x), expected, atol=atol)
+
+
+def test_without_mkl_the_products_are_scipys(make, monkeypatch):
+    graph = make["random"](700, 2500, seed=2)
+    expected, _ = laplacian_pe(graph, 5, method="lanczos", **F64)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    values, _ = laplacian_pe(graph, 5, method="lanczos", **F64)
+    np.testing.assert_allclose(values, expected, atol=1e-10)
+
+
+def test_threads_do_not_change_the_bits_and_are_given_back(make):
+    graph = ga.as_graph(communities(2500, 10, 12, 2)[0], 2500)
+    before = torch.get_num_threads()
+    results = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        results.append(laplacian_pe(graph, 8, tol=2e-2)[1])
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert torch.equal(*results)
+
+
+def test_beyond_the_budget_a_warning_names_cheaper_encodings(make):
+    graph = make["path"](700)
+    with pytest.warns(RuntimeWarning, match=r"700 nodes.*GiB.*coarse_laplacian_pe.*random_walk_pe"):
+        values, _ = laplacian_pe(graph, 2, max_nodes=600)
+    assert values.isfinite().all()
+    laplacian_pe(graph, 2, max_nodes=700)
+    laplacian_pe(graph, 2, max_nodes=600, method="shift-invert")
+
+
+def test_multigrid_without_pyamg_names_the_extra(make, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pyamg", None)
+    with pytest.raises(ImportError, match=r"graphattn\[spectral\].*shift-invert"):
+        laplacian_pe(make["path"](700), 2, method="multigrid")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("method", ["auto", "lanczos", "chebyshev", "shift-invert"])
+def test_on_the_gpu(method):
+    graph = ga.as_graph(communities(3000, 8, 12, 2)[0], 3000)
+    exact, _ = laplacian_pe(graph, 6, method="dense", **F64)
+    values, vectors = laplacian_pe(graph.to("cuda"), 6, method=method, **F64)
+    again = laplacian_pe(graph.to("cuda"), 6, method=method, **F64)[1]
+    assert vectors.is_cuda and torch.equal(vectors, again)
+    torch.testing.assert_close(values.cpu(), exact, atol=1e-9, rtol=0)
+
+
+def test_routes_are_the_methods():
+    assert set(ROUTES) | {"dense"} == set(solvers.METHODS)
