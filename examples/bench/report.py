@@ -28,13 +28,19 @@ def _processor() -> str:
 
 
 def write(
-    family: str, device: str, repeats: int, rows: list[dict[str, Any]], notes: list[str]
+    family: str,
+    device: str,
+    repeats: int,
+    rows: list[dict[str, Any]],
+    notes: list[str],
+    compiled: bool = True,
 ) -> Path:
     """Write ``results/<family>-<device>.{md,json,png}`` and return the Markdown file."""
     RESULTS.mkdir(exist_ok=True)
     stem = RESULTS / f"{family}-{device}"
     table = tabulate(rows, headers="keys", tablefmt="github", floatfmt=".2f")
     options = f"--only {family} --device {device} --repeats {repeats}"
+    options += "" if compiled else " --eager"
     command = f"python examples/bench/run.py {options}"
     head = f"# {family} on {device}\n\n`{command}`\n\n{machine(device)}\n"
     body = "\n".join(f"- {note}" for note in notes)

@@ -37,9 +37,10 @@ def main() -> None:
     for family, module in FAMILIES.items():
         if arguments.only in (None, family):
             run = import_module(module).run
-            rows, notes = run(arguments.device, arguments.repeats, not arguments.eager)
+            timed, compiled = (arguments.device, arguments.repeats), not arguments.eager
+            rows, notes = run(*timed, compiled)
             if rows:
-                path = report.write(family, arguments.device, arguments.repeats, rows, notes)
+                path = report.write(family, *timed, rows, notes, compiled)
                 print(path.read_text())
             else:
                 print(f"{family}: {'; '.join(notes)}")
