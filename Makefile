@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# A process per core, but no more than memory is likely to hold.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8
 
 .PHONY: train test test-all bench lint clean
 
@@ -11,11 +13,11 @@ train: $(VENV)/ready
 	$(BIN)/graphattn train
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/ready
 	$(PIP) --no-build-isolation --constraint constraints.txt torch-scatter
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 bench: $(VENV)/ready
 	$(BIN)/python examples/bench/run.py

@@ -1,10 +1,13 @@
 """Shape, dtype and device checks of the public boundary; run once, before any kernel."""
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 
-from graphattn.graph import Graph
+from graphattn.graph import Graph, ProductGraph
 
+NUMBERS = (Real, torch.SymFloat, torch.SymInt)
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -21,19 +24,28 @@ def check_qkv(query: Tensor, key: Tensor, value: Tensor, graph: Graph) -> None:
             )
         if tensor.dtype not in FLOATS:
             raise TypeError(f"{name} must be a floating point tensor, got {tensor.dtype}")
-        if tensor.device != graph.device:
+        if tensor.device != query.device:
             raise ValueError(
-                f"{name} is on {tensor.device} but the graph is on {graph.device}; "
-                f"call graph.to('{tensor.device}') once, outside the loop"
+                f"query, key and value must be on one device, got {query.device} for query and "
+                f"{tensor.device} for {name}; move one of them"
             )
+    if query.device != graph.device:
+        raise ValueError(
+            f"query is on {query.device} but the graph is on {graph.device}; "
+            f"call graph.to('{query.device}') once, outside the loop"
+        )
     _check_sizes(query, key, value, graph)
 
 
 def _check_sizes(query: Tensor, key: Tensor, value: Tensor, graph: Graph) -> None:
     if query.shape[-3] != graph.num_rows:
+        remedy = (
+            f"flatten the axes {list(graph.shape)} of a grid into one: [..., nodes, heads, width]"
+            if isinstance(graph, ProductGraph)
+            else "a bipartite graph needs size=(num_sources, num_targets)"
+        )
         raise ValueError(
-            f"query has {query.shape[-3]} nodes but the graph has {graph.num_rows} rows; "
-            "a bipartite graph needs size=(num_sources, num_targets)"
+            f"query has {query.shape[-3]} nodes but the graph has {graph.num_rows} rows; {remedy}"
         )
     for name, tensor in (("key", key), ("value", value)):
         if tensor.shape[-3] != graph.num_cols:
@@ -127,6 +139,8 @@ def _check_is_number(name: str, number: float | None) -> None:
         raise TypeError(
             f"{name} must be a number, got a tensor; multiply query by a learned scale instead"
         )
+    if number is not None and not isinstance(number, NUMBERS):
+        raise TypeError(f"{name} must be a number or None, got {number!r}")
 
 
 def check_null_logit(null_logit: Tensor | float, lse: Tensor) -> None:

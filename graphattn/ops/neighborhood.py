@@ -155,16 +155,18 @@ def _attend(
     strict = options.get("strict_natten", False)
     if strict and scale == 0.0:
         scale = None
+    if window[0] is None:
+        raise TypeError(f"kernel_size must be an integer or {dims} of them, got None")
     window = tuple(
         usual if given is None else given
         for given, usual in zip(window, (0, 1, 1, False), strict=True)
     )
-    if strict:
-        _check_strict(window[0])
     rule = (*window, options.get("border", "clamp"), str(query.device))
     grid = shared(GridGraph, spatial, *rule)
+    if strict:
+        _check_strict(grid)
     q, k, v = (t.flatten(1, dims) for t in (query, key, value))
-    bias = _bias(options.get("rpb"), grid)
+    bias = _bias(options.get("rpb"), grid, query.shape[-2])
     common: dict[str, Any] = {
         "scale": scale,
         "impl": options.get("impl", "auto"),
@@ -218,22 +220,25 @@ def _check_layout(dims: int, query: Tensor, key: Tensor, value: Tensor) -> tuple
     return tuple(query.shape[1 : dims + 1])
 
 
-def _check_strict(sizes: Any) -> None:
-    for axis, size in enumerate([sizes] if isinstance(sizes, int) else sizes):
-        if size < 2:
+def _check_strict(grid: GridGraph) -> None:
+    for number, axis in enumerate(grid.axes):
+        if axis.kernel_size < 2:
             raise ValueError(
-                f"kernel_size of axis {axis} must be at least 2 under strict_natten, got {size}"
+                f"kernel_size of axis {number} must be at least 2 under strict_natten, "
+                f"got {axis.kernel_size}"
             )
 
 
-def _bias(rpb: Tensor | None, grid: GridGraph) -> TableBias | None:
+def _bias(rpb: Tensor | None, grid: GridGraph, heads: int) -> TableBias | None:
     if rpb is None:
         return None
     check_rpb(grid)
-    sizes = grid.relative_shape
-    if not isinstance(rpb, Tensor) or tuple(rpb.shape[1:]) != sizes:
+    wanted = [heads, *grid.relative_shape]
+    if not isinstance(rpb, Tensor) or list(rpb.shape) != wanted:
         got = list(rpb.shape) if isinstance(rpb, Tensor) else type(rpb).__name__
-        raise ValueError(f"rpb must have shape [H, {', '.join(map(str, sizes))}], got {got}")
+        raise ValueError(
+            f"rpb must have shape {wanted} (heads, then 2 k - 1 for each axis), got {got}"
+        )
     return TableBias(rpb.flatten(1))
 
 
@@ -260,6 +265,8 @@ def _additional(options: Options, key: Tensor, value: Tensor) -> tuple[Tensor, T
     if keys is None or values is None:
         raise ValueError("additional_keys and additional_values go together: pass both or neither")
     for name, tensor, like in (("keys", keys, key), ("values", values, value)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"additional_{name} must be a tensor, got {type(tensor).__name__}")
         batch, _, heads, width = like.shape
         wanted = (batch, keys.shape[1] if keys.dim() > 1 else 0, heads, width)
         if tuple(tensor.shape) != wanted:

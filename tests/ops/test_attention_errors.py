@@ -33,7 +33,18 @@ from tests.ops.conftest import make_qkv
         ({"query": torch.zeros(23, 3, 0), "key": torch.zeros(19, 3, 0)}, "width of at least 1"),
         ({"edge_attr": torch.zeros(137, 0), "edge_proj": torch.zeros(3, 5, 0)}, "F >= 1"),
         ({"impl": "cuda"}, "impl must be one of auto, reference, cpu, triton, got 'cuda'"),
-        ({"query": torch.zeros(23, 3, 5, device="meta")}, r"query is on meta.*graph.to\('meta'\)"),
+        ({"query": torch.zeros(23, 3, 5, device="meta")}, "one device, got meta for query and cpu"),
+        (
+            {
+                n: torch.zeros(r, 3, 5, device="meta")
+                for n, r in (("query", 23), ("key", 19), ("value", 19))
+            },
+            r"query is on meta but the graph is on cpu; call graph.to\('meta'\)",
+        ),
+        (
+            {"query": torch.zeros(4, 5, 3, 5), "graph": ga.GridGraph((4, 5), 3)},
+            r"flatten the axes \[4, 5\] of a grid",
+        ),
     ],
 )
 def test_wrong_values(graph: CSRGraph, change: dict[str, Any], words: str) -> None:
@@ -64,6 +75,8 @@ def test_wrong_types(graph: CSRGraph) -> None:
     mask = torch.zeros(graph.num_edges, dtype=torch.bool)
     with pytest.raises(TypeError, match=r"bias must be a floating.*torch.where\(mask, 0.0"):
         ga.attention(q, k, v, graph, bias=mask)
+    with pytest.raises(TypeError, match="scale must be a number or None, got 'a'"):
+        ga.attention(q, k, v, graph, scale="a")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="multiply query by a learned scale"):
         ga.attention(q, k, v, graph, scale=torch.ones(()))  # type: ignore[arg-type]
 

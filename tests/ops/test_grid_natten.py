@@ -124,7 +124,7 @@ def test_wrong_input() -> None:
         ((q, k[:, :, :6], v, 3), {}, ValueError, r"axis 1 \(Y\) is 7 for query and 6 for key"),
         ((q, k, v[:1], 3), {}, ValueError, "B is 2 for query and 1 for value"),
         ((q, k, v, (3, 8)), {}, ValueError, "axis 1 must be at most its extent 7"),
-        ((q, k, v, 3), {"rpb": torch.randn(2, 3, 3)}, ValueError, r"\[H, 5, 5\], got \[2, 3, 3\]"),
+        ((q, k, v, 3), {"rpb": torch.randn(2, 3, 3)}, ValueError, r"\[2, 5, 5\] .*got \[2, 3, 3\]"),
         ((q, k, v, 3, 1, 1, True), {"rpb": torch.randn(2, 5, 5)}, ValueError, "axis 0 is causal"),
         ((q, k, v, (3, 4)), {"rpb": torch.randn(2, 5, 7)}, ValueError, "axis 1 is 4"),
         ((q, k, v, 3), {"additional_keys": k[:, 0]}, ValueError, "both or neither"),
@@ -173,3 +173,15 @@ def test_equals_natten() -> None:
         for a, b in zip(found, wanted, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-5, msg=f"{shape} {window}")
         checked += 1
+
+
+def test_wrong_arguments_are_named() -> None:
+    image = [torch.zeros(1, 5, 6, 2, 4) for _ in range(3)]
+    with pytest.raises(TypeError, match="kernel_size must be an integer or 2 of them, got None"):
+        ga.na2d(*image, None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="additional_keys must be a tensor, got list"):
+        ga.na2d(*image, 3, additional_keys=[1.0], additional_values=image[0])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"rpb must have shape \[2, 5, 5\] .* got \[3, 5, 5\]"):
+        ga.na2d(*image, 3, rpb=torch.zeros(3, 5, 5))
+    with pytest.raises((TypeError, ValueError), match="kernel_size"):
+        ga.na2d(*image, 2.5, strict_natten=True)  # type: ignore[arg-type]
