@@ -11,7 +11,7 @@ from timing import Times, interleave, no_grad, training
 from torch import Tensor
 from torch_geometric.nn import TransformerConv
 from tqdm import tqdm
-from workloads import workloads
+from workloads import Workload, workloads
 
 import graphattn as ga
 
@@ -22,14 +22,13 @@ MOST_EDGES = 50_000_000
 """Peers write E x H x D numbers several times over: with more edges they do not fit."""
 
 
-def peers(edge_index: Tensor, nodes: int, compiled: bool) -> dict[str, Callable[..., Tensor]]:
+def peers(work: Workload, edge_index: Tensor, compiled: bool) -> dict[str, Callable[..., Tensor]]:
     """PyG's message passing on ready query, key and value: ``propagate`` alone."""
+    conv = TransformerConv(work.heads * work.width, work.width, heads=work.heads)
+    size = work.nodes, work.nodes
 
     def eager(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        conv = TransformerConv(q.shape[1] * q.shape[2], q.shape[2], heads=q.shape[1])
-        out = conv.propagate(
-            edge_index, query=q, key=k, value=v, edge_attr=None, size=(nodes, nodes)
-        )
+        out = conv.propagate(edge_index, query=q, key=k, value=v, edge_attr=None, size=size)
         assert isinstance(out, Tensor)
         return out
 
@@ -59,7 +58,7 @@ def run(device: str, repeats: int, compiled: bool = True) -> tuple[list[dict[str
             "graphattn": lambda q, k, v, graph=graph: ga.attention(q, k, v, graph)
         }
         if graph.num_edges <= MOST_EDGES:
-            contestants |= peers(edge_index, work.nodes, compiled)
+            contestants |= peers(work, edge_index, compiled)
             contestants = _agreeing(contestants, leaves, notes, work.name)
         grad = torch.randn_like(leaves[0])
         forward = {peer: no_grad(call, leaves) for peer, call in contestants.items()}
