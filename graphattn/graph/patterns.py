@@ -1,6 +1,6 @@
 """Window partitions and other patterns on grids; how well a graph fills tiles."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple, TypeVar
@@ -86,7 +86,9 @@ def shared(build: Callable[..., P], *arguments: Any) -> P:
     if torch.compiler.is_compiling():
         return build(*arguments)
     arguments = tuple(tuple(a) if isinstance(a, list) else a for a in arguments)
-    if not all(isinstance(a, Hashable) for a in arguments):
+    try:
+        hash(arguments)
+    except TypeError:
         return build(*arguments)  # which says what is wrong with an array
     made: P = _known(build, *arguments)
     return made

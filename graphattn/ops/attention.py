@@ -123,12 +123,12 @@ def attention(
     forward-mode differentiation and other ``torch.func`` transforms need ``impl="reference"``.
     """
     graph = as_pattern(graph, query)
+    check_normaliser(eps, dropout_p, top_m)
     options = (bias, gate, edge_attr, edge_proj, clamp, null_logit, top_m)
     if not (any(o is not None for o in options) or eps or dropout_p or return_gated):
         done = attend_ready(query, key, value, graph, scale, impl)
         if done is not None:
             return tuple(done) if return_lse else done[0]
-    check_normaliser(eps, dropout_p, top_m)
     if top_m is not None:
         graph, bias = write_down(graph, bias)
     inputs = prepare(

@@ -114,7 +114,7 @@ def _pull(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     query, key, value = (t if t is None else t.contiguous() for t in nodes)
     pulls = Results(*(g if g is None else g.contiguous() for g in grads))
-    done = Results(*results)
+    done = Results(*(r if r is None else r.contiguous() for r in results))
     assert query is not None
     if done.out is not None and pulls.out is None:
         pulls = pulls._replace(out=torch.zeros_like(done.out))

@@ -125,7 +125,10 @@ def check_numbers(scale: float | None, clamp: float | None) -> None:
 
 def check_normaliser(eps: float, dropout_p: float, top_m: int | None) -> None:
     """Check the scalars that decide which weights survive and how rows are normalised."""
-    _check_is_number("eps", eps)
+    for name, number in (("eps", eps), ("dropout_p", dropout_p)):
+        _check_is_number(name, number)
+        if number is None:
+            raise TypeError(f"{name} must be a number, got None; leave it out for 0")
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"dropout_p must lie in [0, 1), got {dropout_p}")
     if not eps >= 0.0:

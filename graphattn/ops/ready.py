@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from graphattn.graph import Graph
-from graphattn.ops.attention_op import differentiable_backward
+from graphattn.ops.attention_op import differentiable_backward, pull_attention
 from graphattn.ops.fused import PLAIN, flatten, is_watched, kernels
 from graphattn.ops.inputs import Inputs, layouts_for, prepare
 
+NUMBERS = (float, int, type(None))
 MOST = 64
 """Shapes kept with a graph; beyond it all are forgotten."""
 
@@ -26,11 +27,32 @@ class Ready:
 
     def __init__(self, inputs: Inputs) -> None:
         nodes = [t for t in inputs[:3] if isinstance(t, Tensor)]
-        self.layouts, self.score = layouts_for(inputs), inputs.score
+        self.layouts, self.score, self.impl = layouts_for(inputs), inputs.score, inputs.impl
         self.lead = tuple(inputs.lead)
         self.rows = inputs.graph.rows_layout(self.layouts)
         repeated = kernels(inputs.impl, "repeated").Repeated
         self.calls = repeated(nodes, self.lead, self.rows, self.score)
+
+    def plain(self, *tensors: Tensor) -> list[Tensor]:
+        """The tensors, copied where the kernels do not take them as they are."""
+        takes = self.calls.takes
+        return [t if takes(t) else t.clone(memory_format=torch.contiguous_format) for t in tensors]
+
+    def watched(
+        self, grads: Sequence[Tensor | None], tensors: Sequence[Tensor]
+    ) -> list[Tensor | None]:
+        """Gradients by way of the operator, for those who want to see it."""
+        first = len(self.lead)
+        pulls, nodes = (
+            [None if t is None else t.reshape(-1, *t.shape[first:]) for t in ts]
+            for ts in (grads, tensors)
+        )
+        layouts, score = [flatten(layout) for layout in (self.rows, self.calls.cols)], self.score
+        rest = score.scale, score.clamp, score.dropout_p, self.impl, [False] * 4
+        found = pull_attention(
+            (*pulls, *[None] * 3), nodes[:3], (*nodes[3:], None), [None] * 7, *layouts, *rest
+        )
+        return [g.reshape(t.shape) for g, t in zip(found[:3], tensors, strict=False)]
 
     def differentiable(
         self, grads: Sequence[Tensor | None], nodes: Sequence[Tensor]
@@ -50,7 +72,7 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, ready: Ready) -> Any:
-        out, lse = ready.calls.forward(query, key, value)
+        out, lse = ready.calls.forward(*ready.plain(query, key, value))
         ctx.save_for_backward(query, key, value, out, lse)
         ctx.set_materialize_grads(False)
         ctx.ready = ready
@@ -58,16 +80,16 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> Any:
-        ready, tensors = ctx.ready, ctx.saved_tensors
+        ready, tensors, grads = ctx.ready, ctx.saved_tensors, (grad_out, grad_lse)
         if torch.is_grad_enabled():
-            found = ready.differentiable((grad_out, grad_lse), tensors[:3])
+            found = ready.differentiable(grads, tensors[:3])
+        elif torch.compiler.is_compiling() or is_watched():
+            found = ready.watched(grads, tensors)
         else:
             if grad_out is None:
                 grad_out = torch.zeros_like(tensors[3])
-            calls, grads = ready.calls, [g for g in (grad_out, grad_lse) if g is not None]
-            if not calls.takes(*grads):
-                grads = [g.clone(memory_format=torch.contiguous_format) for g in grads]
-            found = calls.backward(grads, *tensors)
+            given = [g for g in (grad_out, grad_lse) if g is not None]
+            found = ready.calls.backward(ready.plain(*given), *ready.plain(*tensors))
         return *(g if n else None for g, n in zip(found, ctx.needs_input_grad, strict=False)), None
 
 
@@ -80,7 +102,11 @@ def attend_ready(
     """Output and LSE, or None if the call has to go the long way."""
     if not (type(query) in PLAIN and type(key) in PLAIN and type(value) in PLAIN):
         return None
-    if torch.compiler.is_compiling() or is_watched() or forward_ad._current_level >= 0:
+    if type(scale) not in NUMBERS or type(impl) is not str:
+        return None
+    if impl == "reference" or torch.compiler.is_compiling() or is_watched():
+        return None
+    if forward_ad._current_level >= 0:
         return None
     name = (
         query.shape, key.shape, value.shape, query.dtype, key.dtype, value.dtype,
@@ -88,13 +114,16 @@ def attend_ready(
     )  # fmt: skip
     ready = graph.ready.get(name)
     if ready is None:
-        ready = _make(query, key, value, graph, scale, impl)
-        if ready is None:
+        if _is_special(query, key, value):
             return None
+        inputs = prepare(query, key, value, graph, scale=scale, impl=impl)
+        if inputs.impl == "reference":
+            return None
+        ready = Ready(inputs)
         if len(graph.ready) >= MOST:
             graph.ready.clear()
         graph.ready[name] = ready
-    if torch.is_autocast_enabled(query.device.type) or not ready.calls.takes(query, key, value):
+    if torch.is_autocast_enabled(query.device.type):
         return None
     if torch.is_grad_enabled() and (
         query.requires_grad or key.requires_grad or value.requires_grad
@@ -102,19 +131,14 @@ def attend_ready(
         if ready.calls.cols is None:
             ready.calls.cols = graph.cols_layout(ready.layouts)
         return _apply(query, key, value, ready)
-    found: Sequence[Tensor] = ready.calls.forward(query, key, value)
+    found: Sequence[Tensor] = ready.calls.forward(*ready.plain(query, key, value))
     return found
 
 
-def _make(
-    query: Tensor, key: Tensor, value: Tensor, graph: Graph, scale: float | None, impl: str
-) -> Ready | None:
-    """Checked and prepared for this call and its like; None for those that are not plain."""
-    with torch.no_grad():
-        inputs = prepare(query, key, value, graph, scale=scale, impl=impl)
-    if torch.is_autocast_enabled(query.device.type):
-        return None
-    grouped = key.shape[-2] != query.shape[-2]
-    if inputs.impl == "reference" or grouped or query.numel() == 0 or value.numel() == 0:
-        return None
-    return Ready(inputs)
+def _is_special(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether a call is cast, spread over heads or empty; or wrong, which the long way says."""
+    if min(query.dim(), key.dim(), value.dim()) < 3 or query.device.type not in ("cpu", "cuda"):
+        return True
+    if torch.is_autocast_enabled(query.device.type) or key.shape[-2] != query.shape[-2]:
+        return True
+    return not (query.numel() and key.numel() and value.numel())

@@ -39,13 +39,7 @@ def attention_forward(
     per_edge = batch, rows.indices.shape[0], heads
     gated = empty(query, (*per_edge, width), call.dtype) if return_gated else None
     scores = empty(query, per_edge, call.dtype) if value is None else None
-    whole, *hubs = shares(rows)
-    made = _forward_share(call, whole, key.shape[1], gated, scores)
-    for parts in hubs:
-        found = _forward_share(call, parts, key.shape[1], gated, scores)
-        if value is not None and parts.owners is not None:
-            merge_parts(made, found, parts.owners)
-    lse, out, edge_out = made
+    lse, out, edge_out = forward_shares(call, shares(rows), key.shape[1], gated, scores)
     return Results(
         out=None
         if out is None or value is None
@@ -57,6 +51,23 @@ def attention_forward(
         gated=None if gated is None else gated.to(query.dtype),
         scores=scores,
     )
+
+
+def forward_shares(
+    call: Launch,
+    divided: list[Share],
+    columns: int,
+    gated: Tensor | None = None,
+    scores: Tensor | None = None,
+) -> list[Tensor | None]:
+    """LSE, output and edge output of all rows, padded as the call is."""
+    whole, *hubs = divided
+    made = _forward_share(call, whole, columns, gated, scores)
+    for parts in hubs:
+        found = _forward_share(call, parts, columns, gated, scores)
+        if call.value is not None and parts.owners is not None:
+            merge_parts(made, found, parts.owners)
+    return made
 
 
 def _forward_share(

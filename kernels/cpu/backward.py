@@ -42,20 +42,10 @@ def attention_backward(
     """
     score = plain_table(score, rows, value is None or grads.gated is not None)
     call = prepare(query, key, value, BACKWARD_BLOCK, score, grads.gated is not None)
-    pulls = _Pulls.of(call, grads, done)
+    pulls = Pulls.of(call, grads, done)
     edge_grads = _edge_gradients(call, needs)
-    whole, *hubs = shares(rows)
-    by_rows, tables = pulls.rows_pass(whole, key.shape[1], edge_grads, needs)
-    for parts in hubs:
-        found, more = pulls.rows_pass(parts, key.shape[1], edge_grads, needs)
-        assert parts.owners is not None
-        add_parts(by_rows, found, parts.owners)
-        tables = [*tables, *more]
-    whole, *hubs = shares(cols)
-    by_columns = pulls.columns_pass(whole, query.shape[1])
-    for parts in hubs:
-        assert parts.owners is not None
-        add_parts(by_columns, pulls.columns_pass(parts, query.shape[1]), parts.owners)
+    by_rows, tables = pulls.by_rows(shares(rows), edge_grads, needs)
+    by_columns = pulls.by_columns(shares(cols))
     if tables:
         edge_grads[0] = _sum_in_order(tables)
     nodes = (by_rows[0], *by_columns)
@@ -75,7 +65,7 @@ def _given(tensor: Tensor | None) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Pulls:
+class Pulls:
     """A call, its results and their gradients, as the backward kernels read them."""
 
     call: Launch
@@ -90,7 +80,7 @@ class _Pulls:
     stats: Tensor | None
 
     @classmethod
-    def of(cls, call: Launch, grads: Results, done: Results) -> "_Pulls":
+    def of(cls, call: Launch, grads: Results, done: Results) -> "Pulls":
         """Padded and contiguous; ``stats`` is written by rows and read by columns."""
 
         def padded(
@@ -126,14 +116,34 @@ class _Pulls:
         terms = (*self.call.terms, *self.call.biases, gate, address(self.grad_gated))
         return *terms, edge_attr, edge_query
 
-    def rows_pass(
+    def by_rows(
         self,
-        share: Share,
-        columns: int,
+        divided: list[Share],
         edge_grads: list[Tensor | None],
         needs: tuple[bool, ...],
     ) -> tuple[list[Tensor | None], list[Tensor]]:
         """Gradients of query and edge_query, and of a bias table in copies to be summed."""
+        whole, *hubs = divided
+        made, tables = self._rows_pass(whole, edge_grads, needs)
+        for parts in hubs:
+            found, more = self._rows_pass(parts, edge_grads, needs)
+            assert parts.owners is not None
+            add_parts(made, found, parts.owners)
+            tables = [*tables, *more]
+        return made, tables
+
+    def by_columns(self, divided: list[Share]) -> list[Tensor | None]:
+        """Gradients of key and value, after ``by_rows``."""
+        whole, *hubs = divided
+        made = self._columns_pass(whole)
+        for parts in hubs:
+            assert parts.owners is not None
+            add_parts(made, self._columns_pass(parts), parts.owners)
+        return made
+
+    def _rows_pass(
+        self, share: Share, edge_grads: list[Tensor | None], needs: tuple[bool, ...]
+    ) -> tuple[list[Tensor | None], list[Tensor]]:
         call, grad_edge_query = self.call, None
         if needs[3] and call.score.edge_query is not None:
             grad_edge_query = call.empty(share.outputs, call.shape.feature)
@@ -142,7 +152,7 @@ class _Pulls:
         tables = _bias_tables(call, share) if needs[0] else None
         own = () if tables is not None else (address(bias),)
         call.run(
-            backward_rows, share, columns,
+            backward_rows, share, call.key.shape[1],
             *map(address, (call.query, call.key, call.value, self.out, self.lse, self.grad_out)),
             *map(address, (self.grad_lse, self.grad_scores, grad_query, self.stats)),
             *self.middle, address(self.edge_out), *self.last,
@@ -150,14 +160,13 @@ class _Pulls:
         )  # fmt: skip
         return [grad_query, grad_edge_query], [] if tables is None else list(tables)
 
-    def columns_pass(self, share: Share, rows: int) -> list[Tensor | None]:
-        """Gradients of key and value."""
+    def _columns_pass(self, share: Share) -> list[Tensor | None]:
         call = self.call
         found: list[Tensor | None] = [call.empty(share.outputs, call.shape.key), None]
         if call.value is not None:
             found[1] = call.empty(share.outputs, call.shape.value)
         call.run(
-            backward_columns, share, rows,
+            backward_columns, share, call.query.shape[1],
             *map(address, (call.query, call.key, call.value, self.grad_out, self.grad_scores)),
             *map(address, (self.stats, *found)), *self.middle, *self.last,
         )  # fmt: skip

@@ -1,8 +1,9 @@
 """From tensors to kernel arguments: padding, compile-time shape, addresses."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from llvmlite.binding import get_host_cpu_features, get_process_triple
@@ -55,7 +56,8 @@ def as_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 class Launch(NamedTuple):
     """One call's inputs as the kernels read them: padded and contiguous.
 
-    Node tensors are in ``stored``, all others in ``dtype``, which is computed with.
+    Node tensors are in ``stored``, all others in ``dtype``, which is computed with. ``bound`` keeps
+    what kernels need besides tensors, for calls that are made again (their options do not change).
     """
 
     shape: Shape
@@ -68,6 +70,11 @@ class Launch(NamedTuple):
     score: Score
     widths: tuple[int, int, int]
     products: bool
+    bound: dict[Any, "Bound"] | None = None
+
+    def on(self, query: Tensor, key: Tensor, value: Tensor) -> "Launch":
+        """The same call on other tensors that need no padding either."""
+        return self._replace(query=query, key=key, value=value)
 
     def padded(self, tensor: Tensor, width: int, dtype: torch.dtype | None = None) -> Tensor:
         """[B, N, H, D] with zeros up to the padded heads and ``width``."""
@@ -155,24 +162,52 @@ class Launch(NamedTuple):
         ``tables`` [P, ...]: the share is cut into P pieces whatever the number of threads, and the
         kernel's last argument is the piece's own table.
         """
-        shape = _with_bits(self.shape, *share.bits)
-        size = self.sizes(share, columns)
-        fixed = (share.source(self.known_by), *share.addresses, *arguments)
-        work = size.batch * share.edges * self.heads * (shape.key + shape.value)
+        known = self.bound or {}
+        made = known.get((kernel, share.begins))
+        if made is None:
+            made = self.bind(kernel, share, columns, arguments, tables is not None)
+            if self.bound is not None:
+                self.bound[kernel, share.begins] = made
+        entry, shape, size, head, work = made
+        fixed = (*head, *arguments)
         if tables is None:
-            entry = kernel.compiled((shape, size, 0, 0, *fixed))
 
             def call(first: int, last: int) -> None:
                 entry(shape, size, first, last, *fixed)
 
             run_chunks(call, share.bounds, work)
             return
-        entry = kernel.compiled((shape, size, 0, 0, *fixed, 0))
 
         def call_piece(number: int, first: int, last: int) -> None:
             entry(shape, size, first, last, *fixed, tables[number].data_ptr())
 
         run_pieces(call_piece, share.pieces(len(tables)), threads_for(work))
+
+    def bind(
+        self,
+        kernel: Kernel,
+        share: Share,
+        columns: int,
+        arguments: tuple[Argument, ...],
+        table: bool,
+    ) -> "Bound":
+        """What a kernel needs to know of a share, and its machine code for these arguments."""
+        shape = _with_bits(self.shape, *share.bits)
+        size = self.sizes(share, columns)
+        head = share.source(self.known_by), *share.addresses
+        entry = kernel.compiled((shape, size, 0, 0, *head, *arguments, *[0] * table))
+        work = size.batch * share.edges * self.heads * (shape.key + shape.value)
+        return Bound(entry, shape, size, head, work)
+
+
+class Bound(NamedTuple):
+    """A kernel for a share of a layout: all that does not change with the tensors."""
+
+    entry: Callable[..., None]
+    shape: Shape
+    size: Sizes
+    head: tuple[Any, ...]
+    work: int
 
 
 def storage_of(dtype: torch.dtype, score: Score, products: bool) -> tuple[str, torch.dtype]:

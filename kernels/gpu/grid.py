@@ -15,7 +15,7 @@ from graphattn.kernels.layout import Layout
 from graphattn.kernels.score import Gradients, Results, Score
 
 TILE = 64
-"""Nodes of a tile: the rows of one tensor-core product for four warps."""
+"""Nodes of a tile."""
 TABLE_WARPS = 4
 SHARES, SMALLEST_SHARE = 64, 1024
 """Into how many shares the queries are cut for a table's gradient, and their least size."""
@@ -65,8 +65,9 @@ class Tiling(NamedTuple):
 def tiling(kind: str, width: int, itemsize: int, biased: bool) -> Tiling:
     """Configuration for padded heads of ``width``; the best of those measured on an H200.
 
-    For heads of up to 128 bytes two warps beat four by a fifth to a quarter, although the widest
-    products need four, and although a few registers spill.
+    Two warps beat four by a fifth to a quarter in the forward pass of heads of up to 128 bytes, and
+    in the pass over columns of those in half precision, although the widest products need four and
+    a few registers spill.
     """
     if biased:  # places in a table take registers too
         return Tiling(16, 1, 4)
@@ -142,7 +143,7 @@ def attention_backward(
     score: Score,
     table: bool = False,
 ) -> Gradients:
-    """Gradients of ``attention_forward``; allocates them and two numbers per row and head.
+    """Gradients of ``attention_forward``; allocates them and one number per row and head.
 
     ``table``: whether that of the bias is wanted; it is summed in up to 64 copies of the table.
     """

@@ -1,6 +1,5 @@
 """The one place from which kernels are launched, or recorded to be compiled ahead of time."""
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -32,7 +31,6 @@ class _Recording(threading.local):
 _recording = _Recording()
 _compiled: dict[tuple[Any, ...], Any] = {}
 _fixed: dict[Any, list[bool]] = {}
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def warp_size() -> int:
@@ -90,7 +88,7 @@ def launch_values(
     times over. It is gone once per signature; after that the compiled kernel is called. None is
     returned by the interpreter, and where a tensor that is not aligned has its own machine code.
     """
-    if _INTERPRETED:
+    if not hasattr(kernel, "params"):  # the interpreter's
         kernel[(programs,)](*values, num_warps=num_warps)
         return None
     key = _signature(kernel, values, num_warps, max_registers)
@@ -111,25 +109,27 @@ def _signature(
 ) -> tuple[Any, ...] | None:
     """What machine code depends on; None if a tensor is not aligned to 16 bytes."""
     key = [kernel.fn, torch.cuda.current_device(), num_warps, max_registers]
-    for value, fixed in zip(values, _compiled_in(kernel.fn, kernel), strict=True):
+    for value, fixed in zip(values, _compiled_in(kernel), strict=True):
         if isinstance(value, Tensor):
             if value.data_ptr() % 16:
                 return None
             key.append(value.dtype)
+            if torch.version.hip:  # short tensors have machine code of their own there
+                key.append(value.untyped_storage().size() < 2**31)
         elif fixed or value is None:
             key.append(value)
     return tuple(key)
 
 
-def _compiled_in(function: Any, kernel: Any) -> list[bool]:
+def _compiled_in(kernel: Any) -> list[bool]:
     """Which arguments of a kernel are part of its machine code when they are no tensors."""
-    if function not in _fixed:
-        _fixed[function] = [
+    if kernel.fn not in _fixed:
+        _fixed[kernel.fn] = [
             parameter.is_constexpr
             or not (parameter.do_not_specialize or parameter.annotation_type.startswith("fp"))
             for parameter in kernel.params
         ]
-    return _fixed[function]
+    return _fixed[kernel.fn]
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
@@ -146,8 +146,9 @@ def recording(warp_size: int | None = None) -> Iterator[list[Launch]]:
     Tensors may be on the meta device.
     """
     launches: list[Launch] = []
+    before = _recording.launches, _recording.warp_size
     _recording.launches, _recording.warp_size = launches, warp_size
     try:
         yield launches
     finally:
-        _recording.launches = _recording.warp_size = None
+        _recording.launches, _recording.warp_size = before

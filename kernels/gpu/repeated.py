@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from graphattn.kernels.gpu.attention import attention_backward, attention_forward
-from graphattn.kernels.gpu.launch import launch_values, recording
+from graphattn.kernels.gpu.launch import launch_values, on_device_of, recording
 from graphattn.kernels.layout import Layout
 from graphattn.kernels.score import Results, Score
 
@@ -65,9 +65,12 @@ class Replay:
 
     def run(self, *given: Tensor) -> list[Tensor]:
         """Results of the call on other tensors."""
-        first = given[0]
-        made = [first.new_empty(shape, dtype=dtype) for shape, dtype in self.made]
-        tensors = (*given, *made)
+        made = [given[0].new_empty(shape, dtype=dtype) for shape, dtype in self.made]
+        with on_device_of(given[0]):
+            self._launch((*given, *made))
+        return made[: len(self.results)]
+
+    def _launch(self, tensors: Sequence[Tensor]) -> None:
         for number, (kernel, programs, warps, registers, fixed, slots) in enumerate(self.steps):
             values = fixed.copy()
             for place, tensor in slots:
@@ -79,7 +82,6 @@ class Replay:
             compiled = launch_values(kernel, programs, values, warps, registers)
             if compiled is not None:
                 self._runners[number] = compiled[programs, 1, 1]
-        return made[: len(self.results)]
 
 
 class Repeated:
@@ -103,8 +105,7 @@ class Repeated:
     ) -> None:
         self.lead, self.rows, self.score = lead, rows, score
         self.cols: Layout | None = None
-        self.device = nodes[0].get_device()
-        self.nodes = [torch.empty_like(t, device="meta") for t in nodes]
+        self.nodes = [torch.empty(t.shape, dtype=t.dtype, device="meta") for t in nodes]
 
         def call(query: Tensor, key: Tensor, value: Tensor) -> Results:
             return attention_forward(query, key, value, rows, score)
@@ -112,11 +113,9 @@ class Repeated:
         self._forward = Replay(call, self.nodes, lead)
         self._backward: dict[int, Replay] = {}
 
-    def takes(self, *tensors: Tensor) -> bool:
-        """Whether kernels can be launched on these as they are."""
-        if self.device >= 0 and self.device != torch.cuda.current_device():
-            return False
-        return all(t.is_contiguous() and t.data_ptr() % 16 == 0 for t in tensors)
+    def takes(self, tensor: Tensor) -> bool:
+        """Whether kernels can be launched on it as it is."""
+        return tensor.is_contiguous() and tensor.data_ptr() % 16 == 0
 
     def forward(self, *nodes: Tensor) -> list[Tensor]:
         """Output and LSE of query, key and value."""

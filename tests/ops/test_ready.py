@@ -2,10 +2,14 @@
 
 import gc
 import pickle
+import sys
 import weakref
+from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.compiled_autograd
+import torch.utils.checkpoint
 from torch import Tensor
 
 import graphattn as ga
@@ -43,8 +47,14 @@ def test_what_is_wrong_is_said_after_a_right_call(graph: CSRGraph) -> None:
         ga.attention(query[1:], key, value, graph)
     with pytest.raises(TypeError, match="must share a dtype"):
         ga.attention(query, key.double(), value, graph)
-    with pytest.raises(TypeError, match="scale must be a number"):
-        ga.attention(query, key, value, graph, scale=torch.tensor(1.0))
+    for wrong in (torch.tensor(1.0), [1.0]):
+        with pytest.raises(TypeError, match="scale must be a number"):
+            ga.attention(query, key, value, graph, scale=wrong)  # type: ignore[arg-type]
+    for wrong in (torch.zeros(3), None):
+        with pytest.raises(TypeError, match="eps must be a number"):
+            ga.attention(query, key, value, graph, eps=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="impl must be one of"):
+        ga.attention(query, key, value, graph, impl=["cpu"])  # type: ignore[arg-type]
 
 
 def test_strided_and_misaligned_tensors(graph: CSRGraph) -> None:
@@ -54,6 +64,66 @@ def test_strided_and_misaligned_tensors(graph: CSRGraph) -> None:
     torch.testing.assert_close(ga.attention(strided, key, value, graph), want)
     shifted = torch.empty(key.numel() + 1)[1:].view_as(key).copy_(key)
     torch.testing.assert_close(ga.attention(query, shifted, value, graph), want)
+
+
+def test_saved_tensors_may_come_back_in_another_form(graph: CSRGraph) -> None:
+    """Offloading and compressing hooks return what they like."""
+
+    def strided(tensor: Tensor) -> Tensor:
+        return tensor.transpose(0, -1).contiguous().transpose(0, -1)
+
+    qkv = tensors(graph, (2, 2))
+    want = results(qkv, graph, "auto")
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, strided):
+        found = results(qkv, graph, "auto")
+    for a, b in zip(found, want, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.parametrize("bias", [False, True])
+def test_backward_pass_is_compiled_alone(graph: CSRGraph, bias: bool) -> None:
+    qkv = tensors(graph)
+    given = {"bias": torch.randn(graph.num_edges)} if bias else {}
+    pull = torch.randn(graph.num_rows, 2, 4)
+    want = torch.autograd.grad(ga.attention(*qkv, graph, **given), qkv, pull)
+    out = ga.attention(*qkv, graph, **given)
+    compiler = torch.compile(backend="eager", fullgraph=False)
+    with torch._dynamo.compiled_autograd._enable(compiler):
+        out.backward(pull)
+    for leaf, grad in zip(qkv, want, strict=True):
+        assert leaf.grad is not None
+        torch.testing.assert_close(leaf.grad, grad)
+
+
+def test_checkpoint(graph: CSRGraph) -> None:
+    qkv = tensors(graph)
+    pull = torch.randn(graph.num_rows, 2, 4)
+    want = torch.autograd.grad(ga.attention(*qkv, graph), qkv, pull)
+    out = torch.utils.checkpoint.checkpoint(ga.attention, *qkv, graph, use_reentrant=False)
+    for a, b in zip(torch.autograd.grad(out, qkv, pull), want, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_what_is_never_ready_is_prepared_once(
+    graph: CSRGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from graphattn.ops import attention, inputs
+
+    calls = []
+
+    def counted(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        return inputs.prepare(*args, **options)
+
+    for module in (sys.modules[attention.__module__], ready):
+        monkeypatch.setattr(module, "prepare", counted)
+    query, key, value = (t.detach() for t in tensors(graph))
+    ga.attention(query.repeat(1, 2, 1), key, value, graph)  # grouped heads
+    ga.attention(query, key, value, graph, impl="reference")
+    with torch.autocast("cpu", torch.bfloat16):
+        ga.attention(query, key, value, graph)
+    assert len(calls) == 3 and not graph.ready
 
 
 def test_gradients_that_are_expanded_or_partly_missing(graph: CSRGraph) -> None:
