@@ -89,6 +89,10 @@ def grid_window(graph: Any, queries: Any = None, titles: Any = None) -> Figure:
     from matplotlib.figure import Figure
 
     several = isinstance(graph, (list, tuple))
+    if not several and isinstance(queries, tuple) and [type(q) for q in queries] == [int, int]:
+        queries = [queries]  # the coordinates of one node
+    if queries is not None and len(queries) == 0:
+        raise ValueError("queries must name a node at least, got none; leave it out for samples")
     if queries is None:
         queries = [_middle(g) for g in graph] if several else _sample_queries(graph)
     graphs = list(graph) if several else [graph] * len(queries)
@@ -171,11 +175,11 @@ def attention_map(graph: Any, weights: Any, query: Any, image: Any = None) -> Fi
     import numpy as np
     from matplotlib.figure import Figure
 
-    table = weights.detach().cpu().reshape(weights.shape[0], -1)
-    if weights.dim() > 2 or table.shape[0] != graph.num_edges:
+    if weights.dim() not in (1, 2) or weights.shape[0] != graph.num_edges:
         raise ValueError(
             f"weights must be [E] or [E, H] with E = {graph.num_edges}, got {list(weights.shape)}"
         )
+    table = weights.detach().float().cpu().reshape(weights.shape[0], -1)
     (rows, columns), node = _plane(graph), _node(graph, query)
     keys = _keys(graph, node)
     first = int(graph.degree()[:node].sum())
@@ -214,12 +218,17 @@ def _sample_queries(graph: Any) -> list[tuple[int, int]]:
 
 
 def _node(graph: Any, query: Any) -> int:
+    """Number of a node given by its number or its coordinates."""
+    import torch
+
     rows, columns = _plane(graph)
-    node = int(query[0]) * columns + int(query[1]) if isinstance(query, tuple) else int(query)
-    inside = not isinstance(query, tuple) or (0 <= query[0] < rows and 0 <= query[1] < columns)
-    if not inside or not 0 <= node < rows * columns:
+    place = torch.as_tensor(query).flatten().tolist()
+    if len(place) not in (1, 2) or not all(isinstance(n, int) for n in place):
+        raise ValueError(f"a query must be a node's number or (y, x), got {query!r}")
+    y, x = place if len(place) == 2 else divmod(place[0], columns)
+    if not (0 <= y < rows and 0 <= x < columns):
         raise ValueError(f"query {query} lies outside of the grid {graph.shape}")
-    return node
+    return int(y * columns + x)
 
 
 def _keys(graph: Any, node: int) -> list[int]:

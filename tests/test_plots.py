@@ -55,6 +55,10 @@ def test_grid_window_colours_the_query_and_its_keys(tmp_path: Path) -> None:
     assert (tmp_path / "window.png").stat().st_size > 1000
     with pytest.raises(ValueError, match=r"query \(5, 0\) lies outside"):
         grid_window(graph, [(5, 0)])
+    assert len(grid_window(graph, (2, 3)).axes) == 1  # one coordinate, not two numbers
+    for wrong in ([(1, 2, 3)], [1.5], []):
+        with pytest.raises(ValueError, match=r"number or \(y, x\)|at least, got none"):
+            grid_window(graph, wrong)
     line = [a.get_title() for a in grid_window(GridGraph(7, 3)).axes]
     assert line == ["query (0, 0)", "query (0, 3)"]  # its end and its middle
     with pytest.raises(ValueError, match="one for each panel, got 1, 1 and 2"):
@@ -72,5 +76,6 @@ def test_attention_map_places_the_weights_of_one_query() -> None:
     assert drawn[:2, :3].ravel().tolist() == pytest.approx(weights[first : first + 6, 1].tolist())
     assert drawn.sum() == pytest.approx(float(weights[first : first + 6, 1].sum()))
     assert len(attention_map(graph, weights[:, 0], 7).axes) == 1
+    assert len(attention_map(graph, weights.bfloat16(), 7).axes) == weights.shape[1]
     with pytest.raises(ValueError, match="with E = "):
         attention_map(graph, weights[1:], 0)

@@ -16,7 +16,8 @@ def hub(model: type[M]) -> type[M]:
     The class returned is a subclass with the same arguments, parameters and state dict, joined with
     ``huggingface_hub.PyTorchModelHubMixin``. A folder or repository holds ``config.json``, the
     constructor's arguments, and ``model.safetensors``; nothing is pickled. ``device`` is left out:
-    a model is loaded to the CPU unless ``from_pretrained`` is given another one.
+    a model is loaded to the CPU unless ``from_pretrained`` is given another one. The class is made
+    here, so its objects cannot be pickled: keep their ``state_dict()``.
 
     Args:
         model: A class of ``graphattn.models``, or any Module of yours.

@@ -107,6 +107,8 @@ class ImageClassifier(nn.Module):
         self.levels = self.levels[: max(wanted) + 1]
         last: Stage = self.levels[-1]  # type: ignore[assignment]
         last.downsample = None
+        self.feature_info = self.feature_info[: max(wanted) + 1]
+        self.num_features = self.head_hidden_size = self.feature_info[-1]["num_chs"]
         if prune_norm:
             self.norm = nn.Identity()
         if prune_head:

@@ -53,7 +53,8 @@ class NeighborhoodTransformer(ImageClassifier):
         kernel_size: Window of every block.
         dilations: ``None`` for 1 everywhere (NAT), ``"dinat"`` for :func:`dilation_schedule` at
             ``img_size``, or one sequence per stage.
-        img_size: Image that ``"dinat"`` and ``"dense"`` are laid out for; others are taken too.
+        img_size: Side of the images that ``"dinat"`` and ``"dense"`` are laid out for; others are
+            taken too, but by ``"dense"`` no larger ones.
         stem_strides: Strides of the stem's convolutions; ``(1, 1)`` for small images.
         attention: ``"neighborhood"``; ``"windows"``, Swin's, shifted in every second block; or
             ``"dense"``: the same network with other graphs.
@@ -100,7 +101,10 @@ class NeighborhoodTransformer(ImageClassifier):
     ) -> None:
         super().__init__()
         _check(depths, num_heads, attention, img_size, stem_strides, norm_layer, act_layer)
-        layout = _layout(img_size // math.prod(stem_strides), dilations, kernel_size, depths)
+        img_size, strides = int(img_size), [int(stride) for stride in stem_strides]
+        self.largest = img_size if attention == "dense" else None
+        sides = _extents(img_size, strides, len(depths), attention == "dense")
+        layout = _layout(sides, dilations, kernel_size, depths)
         rates = [drop_path_rate * n / max(sum(depths) - 1, 1) for n in range(sum(depths))]
         mixers: dict[str, Any] = {
             "qkv_bias": qkv_bias, "qk_scale": qk_scale, "proj_drop": proj_drop_rate,
@@ -121,6 +125,14 @@ class NeighborhoodTransformer(ImageClassifier):
         self.end_with(norm_layer(dim), dim, drop_rate, num_classes, global_pool)
         self.apply(initialise).to(device=device, dtype=dtype)
 
+    def _stem(self, x: torch.Tensor) -> torch.Tensor:
+        if self.largest is not None and x.dim() == 4 and max(x.shape[2:]) > self.largest:
+            raise ValueError(
+                f"attention='dense' was laid out for images of up to {self.largest} x "
+                f"{self.largest}, got {list(x.shape[2:])}; give img_size the longest side"
+            )
+        return super()._stem(x)
+
 
 def _check(
     depths: Sequence[int],
@@ -137,13 +149,13 @@ def _check(
         )
     if attention not in ATTENTION:
         raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
-    if not isinstance(img_size, int):
-        raise TypeError(
-            f"img_size must be one int, got {img_size!r}; give the shorter side, images of other "
-            "shapes are taken too"
-        )
+    for n, depth in enumerate(depths):
+        _at_least_one(f"depths[{n}]", depth)
+    _at_least_one("img_size (one side of the images)", img_size)
     if not isinstance(stem_strides, Sequence) or len(stem_strides) != 2:
         raise ValueError(f"stem_strides must be two ints, such as (2, 2), got {stem_strides!r}")
+    for n, stride in enumerate(stem_strides):
+        _at_least_one(f"stem_strides[{n}]", stride)
     for name, layer in zip(("norm_layer", "act_layer"), layers, strict=True):
         if not callable(layer):
             raise TypeError(
@@ -152,14 +164,34 @@ def _check(
             )
 
 
+def _at_least_one(name: str, number: Any) -> None:
+    if not hasattr(number, "__index__"):
+        raise TypeError(f"{name} must be an int, got {number!r}")
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {number}")
+
+
+def _extents(side: int, strides: Sequence[int], stages: int, whole: bool) -> list[int]:
+    """Extent of the grid of every stage; ``whole``: as it is, rounded up, else DiNAT's, down."""
+
+    def divide(extent: int, step: int) -> int:
+        return -(-extent // step) if whole else max(extent // step, 1)
+
+    for stride in strides:
+        side = divide(side, stride)
+    found = [side]
+    for _ in range(stages - 1):
+        found.append(divide(found[-1], 2))
+    return found
+
+
 def _layout(
-    first: int,
+    extents: Sequence[int],
     dilations: str | Sequence[Sequence[int]] | None,
     kernel_size: int,
     depths: Sequence[int],
 ) -> list[tuple[int, tuple[int, ...]]]:
-    """Extent of every stage, of which ``first`` is the largest, and the dilations of its blocks."""
-    extents = [max(first // 2**n, 1) for n in range(len(depths))]
+    """Extent of every stage, and the dilations of its blocks."""
     steps = [(1,) * depth for depth in depths]
     if isinstance(dilations, str):
         if dilations != "dinat":

@@ -97,6 +97,29 @@ def test_the_same_network_over_other_graphs(attention: str) -> None:
     assert x.grad is not None and bool(x.grad.abs().sum() > 0)
 
 
+@pytest.mark.parametrize("side", [20, 24, 28, 30])
+def test_dense_stages_join_all_pairs(side: int) -> None:
+    """Also where strides leave a remainder, and on smaller and wider images."""
+    options = SMALL | {"img_size": side, "attention": "dense"}
+    model = NeighborhoodTransformer(**options)
+    for shape in ((side, side), (side - 5, side)):
+        x = model.patch_embed(torch.randn(1, *shape, 3))
+        for level in model.levels:
+            nodes = x.shape[1] * x.shape[2]
+            assert level.blocks[0].attn.graph(x.shape[1:3], x.device).num_edges == nodes**2
+            x = level(x)
+    with pytest.raises(ValueError, match=f"up to {side} x {side}, got .* the longest side"):
+        model(torch.randn(1, 3, 8, side + 1))
+
+
+def test_a_pruned_network_takes_a_new_head() -> None:
+    model = NeighborhoodTransformer(**SMALL)
+    model.prune_intermediate_layers([0])
+    model.reset_classifier(4, "avg")
+    assert model(torch.randn(1, 3, 24, 24)).shape == (1, 4)
+    assert len(model.feature_info) == len(model.levels) == 1
+
+
 def test_wrong_input() -> None:
     with pytest.raises(ValueError, match="one entry per stage"):
         NeighborhoodTransformer(**SMALL | {"num_heads": (2,)})
@@ -111,7 +134,9 @@ def test_wrong_input() -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"img_size": (24, 32)}, TypeError, r"one int, got \(24, 32\); give the shorter side"),
+        ({"img_size": (24, 32)}, TypeError, r"img_size .* must be an int, got \(24, 32\)"),
+        ({"stem_strides": (0, 2)}, ValueError, r"stem_strides\[0\] must be at least 1, got 0"),
+        ({"depths": (1, 0)}, ValueError, r"depths\[1\] must be at least 1, got 0"),
         ({"stem_strides": 2}, ValueError, r"two ints, such as \(2, 2\), got 2"),
         ({"norm_layer": "layernorm"}, TypeError, "norm_layer must be a class .* got 'layernorm'"),
         ({"dilations": [1, 2]}, ValueError, r"sequence per stage of \(1, 2\) blocks, got \[1, 2\]"),
