@@ -12,7 +12,7 @@ from graphattn.encodings.choose import choose_for_mesh, estimate_gap
 from graphattn.encodings.closed_form import closed_pairs
 from graphattn.encodings.device import DeviceLaplacian
 from graphattn.encodings.krylov import Search, basis_size, block_lanczos
-from graphattn.encodings.multigrid import multigrid_pairs
+from graphattn.encodings.multigrid import fills_the_space, multigrid_pairs
 from graphattn.encodings.operator import Laplacian
 
 Array = Any  # numpy.ndarray
@@ -80,6 +80,8 @@ class _Route:
         """Solve by ``method``, one of ``METHODS`` that iterate."""
         laplacian = self.matrix.laplacian
         if method == "multigrid":
+            if fills_the_space(laplacian, self.count):
+                return torch.from_numpy(_dense(laplacian, self.count)[1]), 0.0
             asked = self.count, self.tol, self.max_iter, self.matrix.threads
             return multigrid_pairs(laplacian, *asked)
         if method == "lanczos":

@@ -135,6 +135,27 @@ def test_multigrid_without_pyamg_names_the_extra(make, monkeypatch):
         laplacian_pe(make["path"](700), 2, method="multigrid")
 
 
+@pytest.mark.parametrize("k", [20, 57, 60])
+def test_multigrid_where_a_step_spans_nearly_everything(oracle, k):
+    pytest.importorskip("pyamg")
+    graph = ga.GridGraph((11, 17), 3, border="truncate").to_csr().remove_self_loops()
+    exact = np.linalg.eigvalsh(oracle(graph))[1 : k + 1]
+    values, vectors = laplacian_pe(graph, k, method="multigrid", **F64)
+    np.testing.assert_allclose(values, exact, atol=1e-9)
+    matrix, found = oracle(graph), vectors.numpy()
+    residual = np.linalg.norm(matrix @ found - found * values.numpy(), axis=0)
+    assert residual.max() <= 1e-6 * exact[-1]
+
+
+def test_multigrid_leaves_numpys_generator_alone(make):
+    pytest.importorskip("pyamg")
+    np.random.seed(5)
+    expected = np.random.random(3)
+    np.random.seed(5)
+    laplacian_pe(make["torus"](29, 31), 4, method="multigrid")
+    np.testing.assert_array_equal(np.random.random(3), expected)
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("method", ["auto", "lanczos", "chebyshev", "shift-invert"])
 def test_on_the_gpu(method):
