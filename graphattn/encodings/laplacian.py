@@ -68,8 +68,10 @@ def laplacian_pe(
             decides among ``"shift-invert"`` (a sparse factor, on the CPU), ``"chebyshev"``
             (Lanczos on a filter: no factor, on the graph's device) and, where pyamg is installed,
             ``"multigrid"`` (LOBPCG, on the CPU). Very small graphs are solved by ``"dense"``.
-        max_iter: Bound on vectors multiplied (filtered, solved) or LOBPCG steps. When it runs out,
-            a ``RuntimeWarning`` gives the residual reached and the best vectors found come back.
+        max_iter: Bound on the vectors that the last search multiplies (``"chebyshev"``: filters,
+            ``"shift-invert"``: solves with), k of them at least; the steps that estimate the gap or
+            find a filter come on top. For ``"multigrid"`` a bound on LOBPCG steps. When it runs
+            out, a ``RuntimeWarning`` gives the residual reached and the best vectors come back.
         max_nodes: Size budget: on larger graphs ``"auto"`` warns before it starts what the solve
             takes and which encodings cost less.
         edge_weight: Nonnegative weights ``[E]`` in the caller's edge order, symmetric.
@@ -87,12 +89,13 @@ def laplacian_pe(
     ``8 N^2`` bytes for ``"dense"``; shift-invert adds its factor, multigrid its levels.
 
     Raises:
-        TypeError: ``k`` is not an integer.
+        TypeError: ``k`` or ``max_iter`` is not an integer.
         ImportError: ``"multigrid"`` without pyamg.
-        ValueError: a directed or bipartite graph, an unknown option, ``k < 1``, bad weights.
+        ValueError: a directed or bipartite graph, an unknown option, ``k`` or ``max_iter`` below 1,
+            bad weights.
         MemoryError: a factor that does not fit, with ``method="shift-invert"``.
     """
-    k = check_k(k)
+    k, max_iter = check_k(k), check_k(max_iter, "max_iter")
     _check(normalization, drop, tol, method)
     graph = as_graph(graph)
     options: dict[str, Any] = {"k": k, "normalization": normalization, "drop": drop, "tol": tol}

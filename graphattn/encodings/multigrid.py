@@ -45,11 +45,12 @@ def multigrid_pairs(
     cycle = hierarchy.aspreconditioner()
     vectors, values = _ritz(matrix, _coarse_vectors(laplacian, hierarchy, count))
     before = vectors[:, :0]
+    noise = torch.finfo(torch.float64).eps * laplacian.bound
     with tqdm(desc="eigenvectors", unit="step", disable=None, delay=3) as bar:
         for _ in range(max_iter):
             residual = matrix.multiply(vectors) - vectors * values
             norms = residual[:, :count].square().sum(0).sqrt()
-            reached = float(norms.max() / values[count - 1])
+            reached = float(norms.max()) / max(float(values[count - 1]), noise)
             bar.set_postfix_str(f"relative residual {reached:.1e}")
             bar.update()
             if reached <= tol:

@@ -241,6 +241,7 @@ def test_directed_graph_names_the_remedy():
     ("options", "message"),
     [
         ({"k": 0}, "k must be at least 1"),
+        ({"max_iter": 0}, "max_iter must be at least 1"),
         ({"normalization": "none"}, "normalization must be one of"),
         ({"drop": "zero"}, "drop must be one of"),
         ({"method": "arpack"}, "method must be one of"),
