@@ -44,9 +44,10 @@ def chebyshev(matrix: DeviceLaplacian, cut: float) -> Operator:
 
     Above ``cut`` the filter stays below ``1 / cosh(4)``, below it rises to 1: d products bring
     the smallest eigenvalues as far apart as d Lanczos steps would, with three blocks of vectors in
-    memory. d is at most 400; a lower cut than that can serve (``c / 40,000``) is raised to what it
-    can, since below its own reach a filter is flat and tells no two eigenvalues apart. The recurrence is scaled, so that nothing overflows (Zhou, Saad, Tiago and Chelikowsky,
-    "Self-consistent-field calculations using Chebyshev-filtered subspace iteration", 2006).
+    memory. d is at most 400, and a cut below ``c / 40,000`` is raised to it: d products would
+    make a filter that is flat there and tells no two eigenvalues apart. The recurrence is scaled,
+    so that nothing overflows (Zhou, Saad, Tiago and Chelikowsky, "Self-consistent-field
+    calculations using Chebyshev-filtered subspace iteration", 2006).
     """
     bound = matrix.laplacian.bound
     cut = max(cut, bound * (_REACH / (2 * _MOST_PRODUCTS)) ** 2)

@@ -279,11 +279,21 @@ def test_minesweeper_grid(data_root, oracle):
     np.testing.assert_allclose(values, loose, rtol=1e-4)
 
 
-def test_loose_tolerances_use_single_precision_and_keep_their_promise() -> None:
+def test_loose_tolerances_use_single_precision_and_keep_their_promise(monkeypatch) -> None:
     from graphattn.datasets.generated import communities
 
     graph = ga.as_graph(communities(3000, 10, 12, 2)[0], 3000)
     exact, _ = ga.laplacian_pe(graph, 6, method="dense")
-    values, vectors = ga.laplacian_pe(graph, 6, method="lanczos", tol=1e-2, dtype=torch.float64)
+    used, lanczos = [], solvers.block_lanczos
+
+    def spy(search, basis=None):
+        used.append(search.dtype)
+        return lanczos(search, basis)
+
+    monkeypatch.setattr(solvers, "block_lanczos", spy)
+    values, vectors = ga.laplacian_pe(graph, 6, tol=1e-2, dtype=torch.float64)
+    ga.laplacian_pe(graph, 6, tol=1e-4)
+    ga.laplacian_pe(graph, 6, tol=1e-2, method="lanczos")
+    assert used == [torch.float32, torch.float64, torch.float64]
     torch.testing.assert_close(values.float(), exact, rtol=2e-2, atol=0)
     torch.testing.assert_close(vectors.T @ vectors, torch.eye(6).double(), rtol=0, atol=1e-6)

@@ -130,6 +130,22 @@ def test_beyond_the_budget_a_warning_names_cheaper_encodings(make):
     laplacian_pe(graph, 2, max_nodes=600, method="shift-invert")
 
 
+@pytest.mark.parametrize("cache", [False, True])
+def test_warnings_point_at_the_caller(make, cache, monkeypatch, tmp_path):
+    monkeypatch.setenv("GRAPHATTN_CACHE", str(tmp_path))
+    graph = ga.GridGraph((31, 37), 3, border="truncate").to_csr().remove_self_loops()
+    with pytest.warns(RuntimeWarning) as caught:
+        laplacian_pe(graph, 9, max_nodes=600, max_iter=1, tol=1e-12, cache=cache)
+    assert [w.filename for w in caught] == [__file__] * 2
+
+
+def test_the_advice_is_another_method_than_the_one_in_use(route):
+    graph = ga.GridGraph((31, 37), 3, border="truncate").to_csr().remove_self_loops()
+    with pytest.warns(RuntimeWarning, match="max_iter") as caught:
+        laplacian_pe(graph, 9, method=route, max_iter=1, tol=1e-12)
+    assert f'"{route}"' not in str(caught[0].message)
+
+
 def test_multigrid_without_pyamg_names_the_extra(make, monkeypatch):
     import sys
 
