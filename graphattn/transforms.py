@@ -25,7 +25,7 @@ class AddLaplacianPE(BaseTransform):
     Args:
         k: Number of eigenvectors.
         attr_name: Attribute that receives them; ``None`` appends them to ``data.x``.
-        normalization, drop, tol, method, max_iter: As :func:`graphattn.laplacian_pe`.
+        normalization, drop, tol, method, max_iter, max_nodes: As :func:`graphattn.laplacian_pe`.
         cache: Keep the result of graphs with more than 600 nodes under ``$GRAPHATTN_CACHE``
             (default ``~/.cache/graphattn``).
 
@@ -44,12 +44,14 @@ class AddLaplacianPE(BaseTransform):
         tol: float = 1e-6,
         method: str = "auto",
         max_iter: int = 5000,
+        max_nodes: int = 5_000_000,
         cache: bool = True,
     ) -> None:
         self.k = k
         self.attr_name = attr_name
         self.options: dict[str, Any] = {"normalization": normalization, "drop": drop, "tol": tol}
-        self.options |= {"method": method, "max_iter": max_iter, "cache": cache}
+        self.options |= {"method": method, "max_iter": max_iter, "max_nodes": max_nodes}
+        self.options["cache"] = cache
 
     def forward(self, data: Data) -> Data:
         """Write the encodings ``[N, k]`` into ``data``."""

@@ -70,6 +70,12 @@ def test_isolated_last_nodes_and_weights_count():
     assert not torch.allclose(plain, weighted)
 
 
+def test_the_size_budget_can_be_raised():
+    with pytest.warns(RuntimeWarning, match="raise max_nodes"):
+        AddLaplacianPE(2, max_nodes=600, cache=False)(ring(700))
+    AddLaplacianPE(2, max_nodes=700, cache=False)(ring(700))
+
+
 def test_adj_t():
     data = ring(12)
     sparse = T.ToSparseTensor(layout=torch.sparse_csr)(ring(12))

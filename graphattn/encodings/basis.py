@@ -7,6 +7,8 @@ from torch import Tensor
 
 Apply = Callable[[Tensor], Tensor]
 
+_ROUNDING = 100.0  # units of rounding that a product's remainder may lose
+
 
 class Basis:
     """Orthonormal rows V and the projected matrix H = V Op V'.
@@ -21,7 +23,8 @@ class Basis:
         filled: Rows whose part of H is known; the block after them is ready to be multiplied.
         applied: Vectors multiplied so far.
         values, turn: Eigenvalues of H, largest first, and its eigenvectors; float64 on the CPU.
-        exact: Whether the residuals of all Ritz vectors lie in the span of the next block.
+        exact: Whether the residuals of all Ritz vectors lie in the span of the next block; not so
+            after a challenge, nor when a part of them drowned beside another.
     """
 
     def __init__(self, apply: Apply, project: Apply, rows: Tensor, block: int) -> None:
@@ -47,12 +50,14 @@ class Basis:
         self.matrix[:stop, start:stop] = weights
         self.matrix[start:stop, :stop] = weights.t()
         rest = torch.addmm(image, weights.t(), known, alpha=-1)
-        self._put(stop, rest)
+        dropped = self._put(stop, rest)
         self.rest = (self.rows[stop : stop + self.block] @ rest.t()).double().cpu()
         self.applied += self.block
         self.filled = stop
         values, turn = torch.linalg.eigh(self.matrix[:stop, :stop])
         self.values, self.turn = values.flip(0), turn.flip(1)
+        if dropped:
+            self.exact &= self._lost(stop, rest) <= _ROUNDING * torch.finfo(rest.dtype).eps
 
     def residuals(self, count: int) -> Tensor:
         """Residual norms of the first Ritz vectors under the operator, without a product."""
@@ -79,8 +84,8 @@ class Basis:
     def restart(self, keep: int, wanted: int) -> None:
         """Shrink the basis to ``keep`` Ritz vectors; the search goes on along their residuals.
 
-        Those lie in the span of the last block. After a challenge that is not so for the
-        ``wanted`` ones: their residuals are computed, and the largest directions followed.
+        Those lie in the span of the last block. Where that is not so (``exact``), the residuals of
+        the ``wanted`` ones are computed, and the largest directions followed.
         """
         following = self.rows[self.filled : self.filled + self.block].clone()
         keep = min(keep, self.filled)
@@ -119,23 +124,33 @@ class Basis:
         drawn = torch.randn(shape, generator=self.seeds, dtype=self.rows.dtype, device="cpu")
         return self.project(drawn.to(self.rows.device)).t().contiguous()
 
-    def _put(self, start: int, block: Tensor) -> None:
+    def _lost(self, start: int, rest: Tensor) -> float:
+        """How much of ``rest`` the block at ``start`` does not hold, relative to the operator."""
+        block = self.rows[start : start + self.block]
+        missed = torch.addmm(rest, self.rest.t().to(rest), block, alpha=-1)
+        scale = max(float(self.values.abs().max()), float(self.rest.norm()), 1e-300)
+        return float(missed.norm()) / scale
+
+    def _put(self, start: int, block: Tensor) -> bool:
         """Make ``block`` ``[b, n]`` orthonormal to the rows before ``start`` and store it there.
 
-        Directions that vanish (the Krylov space is exhausted) give way to random ones.
+        Directions that vanish give way to random ones; whether any did. The Krylov space is
+        exhausted then, or one direction is so much longer that the others drown beside it.
         """
-        before = self.rows[:start]
+        before, dropped = self.rows[:start], False
         for _ in range(6):
             values, turn = _gram(block)
             weak = values <= values[-1].clamp(min=1e-28) * 1e3 * torch.finfo(block.dtype).eps
             block = (turn / values.clamp(min=1e-300).sqrt()).t().to(block) @ block
             if weak.any():
+                dropped = True
                 block[weak.to(block.device)] = self._random()[weak.to(block.device)]
             block = torch.addmm(block, (before @ block.t()).t(), before, alpha=-1)
             values, turn = _gram(block)
             if not weak.any() and values[0] > 0.5:  # little was taken away: orthogonal to rounding
                 break
         self.rows[start : start + self.block] = (turn / values.sqrt()).t().to(block) @ block
+        return dropped
 
 
 def _gram(block: Tensor) -> tuple[Tensor, Tensor]:

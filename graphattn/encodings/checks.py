@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 
-def check_k(k: Any) -> int:
+def check_k(k: Any, name: str = "k") -> int:
     """``k`` as a Python integer; raise ``TypeError`` unless it is one, ``ValueError`` below 1."""
     try:
         k = operator.index(k)
     except TypeError:
-        raise TypeError(f"k must be an integer, got {k!r}; convert it with int(k)") from None
+        message = f"{name} must be an integer, got {k!r}; convert it with int({name})"
+        raise TypeError(message) from None
     if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+        raise ValueError(f"{name} must be at least 1, got {k}")
     return int(k)
 
 

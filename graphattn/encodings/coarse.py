@@ -1,6 +1,7 @@
 """Laplacian encodings of a graph of clusters, brought back to the nodes: for very large graphs."""
 
 import operator
+import warnings
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ Array = Any  # numpy.ndarray
 Matrix = Any  # scipy.sparse.csr_array
 
 _NODES_PER_PART = 64
+_PARTS_PER_VECTOR = 4
 _MOST_PARTS = 20_000
 _COARSE_TOL = 1e-3  # the clusters are the larger error
 
@@ -52,7 +54,8 @@ def coarse_laplacian_pe(
         k: Number of vectors, the trivial one not counted.
         parts: Number of clusters, grown from random seeds by a breadth-first search; or the
             cluster of every node ``[N]``, for instance METIS' from
-            :func:`graphattn.graph.partition.partition`; ``None``: one per 64 nodes, at most 20,000.
+            :func:`graphattn.graph.partition.partition`; ``None``: one per 64 nodes and at least
+            ``4 (k + 1)``, where there are as many nodes, at most 20,000.
         smoothing: Number of steps t, at least 0.
         edge_weight: Nonnegative weights ``[E]`` in the caller's edge order, symmetric.
         dtype: Of the result; ``None`` is torch's default. Computed in float64.
@@ -60,7 +63,8 @@ def coarse_laplacian_pe(
     Returns:
         Ascending Rayleigh quotients ``[k]`` and orthonormal vectors ``[N, k]`` on the graph's
         device, signs fixed as in :func:`graphattn.laplacian_pe`. Isolated nodes get zeros. Where
-        there are fewer clusters than k + 1, zero vectors with NaN values fill up.
+        there are fewer clusters than k + 1, zero vectors with NaN values fill up. A
+        ``RuntimeWarning`` tells when the solve on the cluster graph did not converge.
 
     Memory: the matrix, ``3 k`` float64 vectors of length N and the encodings of the cluster graph.
 
@@ -77,7 +81,16 @@ def coarse_laplacian_pe(
     nodes = torch.from_numpy(laplacian.nodes)
     if len(nodes) < graph.num_rows:
         adjacency = adjacency[laplacian.nodes][:, laplacian.nodes]
-    start = _prolongated(laplacian, adjacency, _clusters(adjacency, parts, nodes, graph), k)
+    cluster = _clusters(adjacency, parts, k, nodes, graph)
+    start, residual = _prolongated(laplacian, adjacency, cluster, k)
+    if residual > _COARSE_TOL:
+        warnings.warn(
+            "coarse_laplacian_pe: the solve on the cluster graph stopped at relative residual "
+            f"{residual:.1e} (wanted: {_COARSE_TOL:.0e}); the vectors are rougher than their "
+            "clusters make them: pass fewer parts, or parts that follow the graph (METIS)",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     vectors = torch.zeros(graph.num_rows, k, dtype=torch.float64)
     values = torch.full((k,), float("nan"), dtype=torch.float64)
     count = start.shape[1]
@@ -89,10 +102,13 @@ def coarse_laplacian_pe(
     return values.to(**where), vectors.to(**where)
 
 
-def _clusters(adjacency: Matrix, parts: int | Tensor | None, nodes: Tensor, graph: Any) -> Array:
+def _clusters(
+    adjacency: Matrix, parts: int | Tensor | None, k: int, nodes: Tensor, graph: Any
+) -> Array:
     """The cluster of every node that has neighbours, int64."""
     if parts is None:
-        parts = max(1, min(graph.num_rows // _NODES_PER_PART, _MOST_PARTS))
+        wanted = max(graph.num_rows // _NODES_PER_PART, _PARTS_PER_VECTOR * (k + 1))
+        parts = max(1, min(graph.num_rows, wanted, _MOST_PARTS))
     if not isinstance(parts, Tensor):
         return _nearest_seed(adjacency, min(_check_count(parts, graph.num_rows), len(nodes)))
     if parts.is_floating_point() or parts.is_complex() or parts.dtype == torch.bool:
@@ -121,29 +137,40 @@ def _nearest_seed(adjacency: Matrix, count: int) -> Array:
     """Clusters of a breadth-first search from ``count`` random nodes at once.
 
     They are round, where blocks of a node order would be strips that know one direction only. A
-    component without a seed is a cluster of its own.
+    component without a seed is a cluster of its own. One search from an added node beside all
+    seeds: each edge is seen once.
     """
     import numpy as np
+    from scipy import sparse
     from scipy.sparse import csgraph
 
     size = adjacency.shape[0]
-    rows = np.repeat(np.arange(size, dtype=adjacency.indices.dtype), np.diff(adjacency.indptr))
-    columns = adjacency.indices
+    seeds = np.random.default_rng(0).permutation(size)[:count]
+    columns = np.append(adjacency.indices, seeds.astype(adjacency.indices.dtype))
+    starts = np.append(adjacency.indptr, len(columns))
+    shape = (size + 1, size + 1)
+    joined = sparse.csr_array((np.ones(len(columns)), columns, starts), shape=shape)
+    order, nearer = csgraph.breadth_first_order(joined, size, directed=True)
+    nearer[seeds] = seeds
+    reached = order[1:]
+    source = np.arange(size)
+    source[reached] = nearer[reached]
+    while not np.array_equal(farther := source[source], source):
+        source = farther  # twice as far along the way to the seed
     cluster = np.full(size, -1)
-    cluster[np.random.default_rng(0).permutation(size)[:count]] = np.arange(count)
-    while True:
-        open_edges = cluster[rows] < 0
-        rows, columns = rows[open_edges], columns[open_edges]
-        reached = cluster[columns] >= 0
-        if not reached.any():
-            break
-        cluster[rows[reached]] = cluster[columns[reached]]
+    cluster[seeds] = np.arange(count)
+    cluster = cluster[source]
     _, component = csgraph.connected_components(adjacency, connection="strong")
     return np.where(cluster < 0, count + component, cluster)
 
 
-def _prolongated(laplacian: Laplacian, adjacency: Matrix, cluster: Array, k: int) -> Tensor:
-    """``P y`` for the cluster graph's first vectors after the trivial one ``[n, at most k]``."""
+def _prolongated(
+    laplacian: Laplacian, adjacency: Matrix, cluster: Array, k: int
+) -> tuple[Tensor, float]:
+    """``P y`` for the cluster graph's first vectors after the trivial one ``[n, at most k]``.
+
+    And the relative residual of ``y``.
+    """
     import numpy as np
     from scipy import sparse
 
@@ -153,10 +180,11 @@ def _prolongated(laplacian: Laplacian, adjacency: Matrix, cluster: Array, k: int
     member = sparse.csr_array((np.ones(size), cluster, np.arange(size + 1)), shape=(size, count))
     between = sparse.csr_array(member.T @ adjacency @ member)
     steps, here = 100 * max(k, 50), torch.device("cpu")
-    values, heights, _ = solve(between, k, "sym", "first", _COARSE_TOL, "auto", steps, here)
+    values, heights, residual = solve(between, k, "sym", "first", _COARSE_TOL, "auto", steps, here)
     heights = heights[:, np.isfinite(values)]
     volume = np.sqrt(np.bincount(cluster, laplacian.root**2, minlength=count))
-    return torch.from_numpy((laplacian.root / volume[cluster])[:, None] * heights[cluster])
+    spread = (laplacian.root / volume[cluster])[:, None] * heights[cluster]
+    return torch.from_numpy(spread), residual
 
 
 def _smoothed(

@@ -72,20 +72,26 @@ class DeviceLaplacian:
     def measure(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Rayleigh quotients ``[j]`` and residual norms ``[j]`` of unit vectors ``[n, j]``.
 
-        In the precision of the vectors; results on the CPU.
+        In the precision of the vectors; results on the CPU. A quotient in the noise of that
+        precision, where it may come out negative, counts as large as the noise: what is compared
+        with it then does not pass for converged.
         """
         vectors = vectors.contiguous()
         image = self.multiply(vectors)
         values = (vectors * image).sum(0)
         norms = (image - vectors * values).norm(dim=0)
-        return values.double().cpu(), norms.double().cpu()
+        noise = torch.finfo(vectors.dtype).eps * self.laplacian.bound
+        return values.double().cpu().clamp(min=noise), norms.double().cpu()
 
     def rotate(self, vectors: Tensor) -> tuple[Array, Array]:
-        """Rayleigh-Ritz on L itself: ascending values and vectors of the span of ``[n, m]``."""
+        """Rayleigh-Ritz on L itself: ascending values and vectors of the span of ``[n, m]``.
+
+        No value is negative: L is semidefinite.
+        """
         vectors, _ = torch.linalg.qr(vectors.double())
         small = vectors.t() @ self.multiply(vectors.contiguous())
         values, turn = torch.linalg.eigh(((small + small.t()) / 2).cpu())
-        return values.numpy(), (vectors @ turn.to(vectors.device)).cpu().numpy()
+        return values.clamp(min=0).numpy(), (vectors @ turn.to(vectors.device)).cpu().numpy()
 
 
 def sparse_product(

@@ -13,7 +13,7 @@ from graphattn.encodings.operator import Laplacian
 
 Apply = Callable[[Tensor], Tensor]
 
-_SHIFT = 1e-9  # of the spectrum's bound: makes the matrix definite, far below any eigenvalue
+_SHIFT = 1e-9  # of the spectrum's bound: makes the matrix definite, far below most eigenvalues
 _REACH = 4.0  # a Chebyshev filter lifts the lowest end by about cosh of this ...
 _MOST_PRODUCTS = 400  # ... with at most this many products
 
@@ -44,10 +44,13 @@ def chebyshev(matrix: DeviceLaplacian, cut: float) -> Operator:
 
     Above ``cut`` the filter stays below ``1 / cosh(4)``, below it rises to 1: d products bring
     the smallest eigenvalues as far apart as d Lanczos steps would, with three blocks of vectors in
-    memory. The recurrence is scaled, so that nothing overflows (Zhou, Saad, Tiago and Chelikowsky,
-    "Self-consistent-field calculations using Chebyshev-filtered subspace iteration", 2006).
+    memory. d is at most 400, and a cut below ``c / 40,000`` is raised to it: d products would
+    make a filter that is flat there and tells no two eigenvalues apart. The recurrence is scaled,
+    so that nothing overflows (Zhou, Saad, Tiago and Chelikowsky, "Self-consistent-field
+    calculations using Chebyshev-filtered subspace iteration", 2006).
     """
     bound = matrix.laplacian.bound
+    cut = max(cut, bound * (_REACH / (2 * _MOST_PRODUCTS)) ** 2)
     degree = min(ceil(_REACH / (2 * sqrt(cut / bound))), _MOST_PRODUCTS)
     half, centre = (bound - cut) / 2, (bound + cut) / 2
     first = half / centre  # 1 / t(0)

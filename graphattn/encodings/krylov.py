@@ -33,7 +33,7 @@ class Search:
         size: Length n.
         count: Number of pairs m.
         tol: Bound on ``max residual / largest wanted eigenvalue``.
-        max_iter: Bound on the vectors that the operator is applied to.
+        max_iter: Bound on the vectors that the operator is applied to; at least ``count`` are.
         block: Vectors that the operator is applied to at once.
         dtype: Of the vectors; float32 halves memory traffic where ``tol`` times the eigenvalues is
             far above its rounding.
@@ -122,7 +122,7 @@ def _search(search: Search, basis: Basis, bar: Any) -> Answer:
             if better is False:
                 return found
             found = None if better else found
-        if basis.applied >= search.max_iter:
+        if basis.applied >= search.max_iter and basis.filled >= search.count:
             return found or _measured(search, basis, search.count)
         if basis.full:
             keep = search.count + (search.room - search.count) // 3
@@ -132,7 +132,7 @@ def _search(search: Search, basis: Basis, bar: Any) -> Answer:
 def _answer(search: Search, basis: Basis, bar: Any) -> Answer | None:
     """The wanted vectors once their measured residual is below ``tol``.
 
-    After a challenge the free residuals are too small: then only a full basis is measured.
+    Where the basis is not exact the free residuals are too small: then only a full one is measured.
     """
     if not ((basis.exact or basis.full) and _settled(search, basis, search.tol)):
         return None

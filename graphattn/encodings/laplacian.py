@@ -20,6 +20,13 @@ _CHEAPER = (
     "Cheaper encodings: graphattn.encodings.coarse_laplacian_pe (eigenvectors of a graph of "
     "clusters) and graphattn.encodings.random_walk_pe (a few steps)"
 )
+_MESH = ', or try method="shift-invert" if the graph is mesh-like'
+_OTHERS = {  # what to try instead of a method that did not converge; "auto" has chosen
+    "lanczos": _MESH,
+    "chebyshev": _MESH,
+    "multigrid": _MESH,
+    "shift-invert": ', or try method="lanczos" if the graph is not mesh-like',
+}
 
 
 def laplacian_pe(
@@ -68,43 +75,49 @@ def laplacian_pe(
             decides among ``"shift-invert"`` (a sparse factor, on the CPU), ``"chebyshev"``
             (Lanczos on a filter: no factor, on the graph's device) and, where pyamg is installed,
             ``"multigrid"`` (LOBPCG, on the CPU). Very small graphs are solved by ``"dense"``.
-        max_iter: Bound on vectors multiplied (filtered, solved) or LOBPCG steps. When it runs out,
-            a ``RuntimeWarning`` gives the residual reached and the best vectors found come back.
+        max_iter: Bound on the vectors that the last search multiplies (``"chebyshev"``: filters,
+            ``"shift-invert"``: solves with), k of them at least; the steps that estimate the gap or
+            find a filter come on top. For ``"multigrid"`` a bound on LOBPCG steps. When it runs
+            out, a ``RuntimeWarning`` gives the residual reached and the best vectors come back.
         max_nodes: Size budget: on larger graphs ``"auto"`` warns before it starts what the solve
             takes and which encodings cost less.
         edge_weight: Nonnegative weights ``[E]`` in the caller's edge order, symmetric.
         cache: Read and write a file under :func:`graphattn.cache.cache_dir`, keyed by the graph's
             content and every argument. Graphs of at most 600 nodes never use it: solving takes
             less time than a file.
-        dtype: Of the result; ``None`` is torch's default. The solve is in float64, or, for
-            ``tol >= 5e-3`` and a wide gap, in float32 with a last step in float64.
+        dtype: Of the result; ``None`` is torch's default. The solve is in float64; only
+            ``"auto"`` starts in float32 where ``tol >= 5e-3``, stays there where the gap is wide
+            (communities), and takes the last step in float64.
 
     Returns:
         Ascending eigenvalues ``[k]`` and eigenvectors ``[N, k]`` on the graph's device. Where
         fewer than k exist, zero vectors with NaN eigenvalues fill up.
 
-    Memory: about ``2 k + 60`` vectors of length N (float32 for ``tol >= 5e-3``) beside the matrix;
-    ``8 N^2`` bytes for ``"dense"``; shift-invert adds its factor, multigrid its levels.
+    Memory: about ``2 k + 60`` vectors of length N (see ``dtype``) beside the matrix; ``8 N^2``
+    bytes for ``"dense"``; shift-invert adds its factor, multigrid its levels.
 
     Raises:
-        TypeError: ``k`` is not an integer.
+        TypeError: ``k`` or ``max_iter`` is not an integer.
         ImportError: ``"multigrid"`` without pyamg.
-        ValueError: a directed or bipartite graph, an unknown option, ``k < 1``, bad weights.
+        ValueError: a directed or bipartite graph, an unknown option, ``k`` or ``max_iter`` below 1,
+            bad weights.
         MemoryError: a factor that does not fit, with ``method="shift-invert"``.
     """
-    k = check_k(k)
+    k, max_iter = check_k(k), check_k(max_iter, "max_iter")
     _check(normalization, drop, tol, method)
     graph = as_graph(graph)
     options: dict[str, Any] = {"k": k, "normalization": normalization, "drop": drop, "tol": tol}
     options |= {"method": method, "max_iter": max_iter}
 
+    stored = cache and graph.num_rows > DENSE_SIZE
+
     def make() -> tuple[Array, Array, float]:
         if method == "auto" and graph.num_rows > max_nodes:
-            _warn_of_size(graph.num_rows, graph.num_edges, k, max_nodes)
+            _warn_of_size(graph.num_rows, graph.num_edges, k, max_nodes, 3 + stored)
         adjacency = symmetric_adjacency(graph, edge_weight)
         return solve(adjacency, device=graph.device, **options)
 
-    if cache and graph.num_rows > DENSE_SIZE:
+    if stored:
         values, vectors, residual = store.load_or_make(graph, edge_weight, options, make)
     else:
         values, vectors, residual = make()
@@ -112,8 +125,7 @@ def laplacian_pe(
         warnings.warn(
             f"laplacian_pe stopped after {max_iter} iterations at relative residual "
             f"{residual:.1e} (asked: tol={tol:.0e}); the vectors are approximate: raise max_iter, "
-            'loosen tol, or try method="shift-invert" if the graph is mesh-like. '
-            f"{_CHEAPER}",
+            f"loosen tol{_OTHERS.get(method, '')}. {_CHEAPER}",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -121,14 +133,15 @@ def laplacian_pe(
     return torch.from_numpy(values).to(**where), torch.from_numpy(vectors).to(**where)
 
 
-def _warn_of_size(nodes: int, edges: int, k: int, max_nodes: int) -> None:
+def _warn_of_size(nodes: int, edges: int, k: int, max_nodes: int, depth: int) -> None:
+    """``depth``: frames between this one and the caller of ``laplacian_pe``."""
     memory = 8 * nodes * (2 * k + 60) + 24 * edges
     warnings.warn(
         f"laplacian_pe on {nodes:,} nodes is beyond max_nodes={max_nodes:,}: it takes about "
         f"{memory / 2**30:.0f} GiB and many products with the matrix. {_CHEAPER}; raise max_nodes "
         "to silence this",
         RuntimeWarning,
-        stacklevel=4,
+        stacklevel=1 + depth,
     )
 
 

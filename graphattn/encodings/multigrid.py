@@ -1,5 +1,7 @@
 """Smallest eigenpairs by LOBPCG with an algebraic multigrid cycle as preconditioner (pyamg)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +16,11 @@ _COARSE = 400  # nodes of the coarsest level, solved densely
 _EXTRA = 4  # vectors beyond the wanted ones: the last pairs of a block converge slowly
 
 
+def fills_the_space(laplacian: Laplacian, count: int) -> bool:
+    """Whether a step's vectors would span all there is: their basis would be rounding."""
+    return laplacian.size - laplacian.nullity <= 3 * (count + _EXTRA)
+
+
 def multigrid_pairs(
     laplacian: Laplacian, count: int, tol: float, max_iter: int, threads: int = 1
 ) -> tuple[Tensor, float]:
@@ -23,6 +30,8 @@ def multigrid_pairs(
     aggregation (Vanek, Mandel, Brezina 1996) per vector and step. It starts from the coarsest
     level's eigenvectors, prolongated. Unlike scipy's ``lobpcg`` it stops once the wanted vectors
     have converged, relative to the largest wanted eigenvalue; a few more keep it fast.
+
+    Where :func:`fills_the_space`, use another method.
 
     Memory: about 2.5 times the matrix and ``7 (count + 4)`` float64 vectors.
 
@@ -36,11 +45,12 @@ def multigrid_pairs(
     cycle = hierarchy.aspreconditioner()
     vectors, values = _ritz(matrix, _coarse_vectors(laplacian, hierarchy, count))
     before = vectors[:, :0]
+    noise = torch.finfo(torch.float64).eps * laplacian.bound
     with tqdm(desc="eigenvectors", unit="step", disable=None, delay=3) as bar:
         for _ in range(max_iter):
             residual = matrix.multiply(vectors) - vectors * values
             norms = residual[:, :count].square().sum(0).sqrt()
-            reached = float(norms.max() / values[count - 1])
+            reached = float(norms.max()) / max(float(values[count - 1]), noise)
             bar.set_postfix_str(f"relative residual {reached:.1e}")
             bar.update()
             if reached <= tol:
@@ -54,8 +64,13 @@ def multigrid_pairs(
 
 
 def _ritz(matrix: DeviceLaplacian, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Ritz vectors and ascending values of the span of ``[n, j]``, off the null space."""
-    values, turned = matrix.rotate(matrix.project(vectors / vectors.norm(dim=0).clamp(min=1e-300)))
+    """Ritz vectors and ascending values of the span of ``[n, j]``, off the null space.
+
+    For a vector that depends on the others the factorisation puts in some direction orthogonal to
+    them: that may lie in the null space, hence the second projection.
+    """
+    basis, _ = torch.linalg.qr(matrix.project(vectors / vectors.norm(dim=0).clamp(min=1e-300)))
+    values, turned = matrix.rotate(matrix.project(basis))
     return torch.from_numpy(turned), torch.from_numpy(values)
 
 
@@ -73,7 +88,24 @@ def _hierarchy(laplacian: Laplacian) -> Any:
     matrix = sparse.csr_matrix(laplacian.matrix)
     matrix.indices, matrix.indptr = (a.astype(np.int32) for a in (matrix.indices, matrix.indptr))
     near_null = laplacian.root[:, None].copy()
-    return pyamg.smoothed_aggregation_solver(matrix, B=near_null, max_coarse=_COARSE)
+    with _numpy_seed():
+        return pyamg.smoothed_aggregation_solver(matrix, B=near_null, max_coarse=_COARSE)
+
+
+@contextmanager
+def _numpy_seed() -> Iterator[None]:
+    """NumPy's global generator at a fixed seed, then as it was.
+
+    pyamg estimates spectral radii from a vector that it draws there.
+    """
+    import numpy as np
+
+    before = np.random.get_state()
+    np.random.seed(0)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
 
 
 def _coarse_vectors(laplacian: Laplacian, hierarchy: Any, count: int) -> Tensor:

@@ -12,7 +12,7 @@ from graphattn.encodings.choose import choose_for_mesh, estimate_gap
 from graphattn.encodings.closed_form import closed_pairs
 from graphattn.encodings.device import DeviceLaplacian
 from graphattn.encodings.krylov import Search, basis_size, block_lanczos
-from graphattn.encodings.multigrid import multigrid_pairs
+from graphattn.encodings.multigrid import fills_the_space, multigrid_pairs
 from graphattn.encodings.operator import Laplacian
 
 Array = Any  # numpy.ndarray
@@ -66,10 +66,12 @@ class _Route:
         basis = search.basis()
         gap = estimate_gap(search, basis)
         bound = self.matrix.laplacian.bound
+        exact = search.dtype == torch.float64 or gap.value >= _SINGLE_GAP * bound
+        if gap.resolved and exact:
+            return block_lanczos(search, basis)
+        del basis  # before the next one is made
         if gap.resolved:
-            exact = search.dtype == torch.float64 or gap.value >= _SINGLE_GAP * bound
-            return block_lanczos(search, basis) if exact else self.run("lanczos")
-        del basis
+            return self.run("lanczos")
         method = choose_for_mesh(self.matrix.laplacian, self.matrix.device.type != "cpu")
         try:
             return self.run(method)
@@ -80,6 +82,8 @@ class _Route:
         """Solve by ``method``, one of ``METHODS`` that iterate."""
         laplacian = self.matrix.laplacian
         if method == "multigrid":
+            if fills_the_space(laplacian, self.count):
+                return torch.from_numpy(_dense(laplacian, self.count)[1]), 0.0
             asked = self.count, self.tol, self.max_iter, self.matrix.threads
             return multigrid_pairs(laplacian, *asked)
         if method == "lanczos":
@@ -106,6 +110,7 @@ class _Route:
             if highest > min(cut / 2, _WORTH_A_FILTER * bound):
                 return block_lanczos(search, basis)
             cut = highest
+            del basis  # before the next one is made
             search = self.search(filters.chebyshev(self.matrix, _ABOVE * cut), _BLOCK)
 
     def search(self, operator: filters.Operator, block: int = _FEW, single: bool = False) -> Search:
@@ -150,10 +155,14 @@ def _blas() -> Any:
 
 
 def _dense(laplacian: Laplacian, count: int) -> tuple[Array, Array]:
+    """Nodes without neighbours are null vectors: in ``D - A`` all but a few nodes may be."""
+    import numpy as np
     from scipy import linalg
 
-    first = laplacian.nullity
-    values, vectors = linalg.eigh(
-        laplacian.matrix.toarray(), subset_by_index=(first, first + count - 1)
-    )
-    return values, vectors
+    inside = np.flatnonzero(laplacian.matrix.diagonal() > 0)
+    matrix = laplacian.matrix[inside][:, inside].toarray()
+    first = laplacian.nullity - (laplacian.size - len(inside))
+    values, found = linalg.eigh(matrix, subset_by_index=(first, first + count - 1))
+    vectors = np.zeros((laplacian.size, count))
+    vectors[inside] = found
+    return values.clip(min=0), vectors

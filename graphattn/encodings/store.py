@@ -16,7 +16,7 @@ from graphattn.graph import CSRGraph
 Array = Any  # numpy.ndarray
 Pairs = tuple[Array, Array, float]
 
-_VERSION = 2  # part of every key: raise it when the encoding changes, and old files are not read
+_VERSION = 3  # part of every key: raise it when the encoding changes, and old files are not read
 _BROKEN = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
 
 

@@ -1,11 +1,15 @@
 """coarse_laplacian_pe against dense algebra and the exact encoding."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csgraph
 
 import graphattn as ga
-from graphattn.encodings import coarse_laplacian_pe, laplacian_pe
+from graphattn.encodings import coarse, coarse_laplacian_pe, laplacian_pe
+from graphattn.encodings.operator import symmetric_adjacency
 
 F64 = {"dtype": torch.float64}
 
@@ -70,6 +74,51 @@ def test_components_isolated_nodes_and_few_clusters(make):
 def test_small_and_empty_graphs(make, nodes):
     values, vectors = coarse_laplacian_pe(make["undirected"]([], nodes), 2)
     assert vectors.shape == (nodes, 2) and not vectors.any() and values.isnan().all()
+
+
+@pytest.mark.parametrize("nodes", [30, 200, 700])
+def test_small_graphs_have_enough_clusters_by_default(make, nodes):
+    graph = make["random"](nodes, 4 * nodes, seed=2)
+    exact, _ = laplacian_pe(graph, 5, drop="first", **F64)
+    values, vectors = coarse_laplacian_pe(graph, 5, **F64)
+    assert (values >= exact - 1e-12).all() and (values <= 2 * exact + 1e-12).all()
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(5), atol=1e-9)
+
+
+def test_clusters_are_the_nearest_seeds_nodes(make):
+    """Distances by scipy's search from each seed alone."""
+    graph = make["disjoint"](make["random"](200, 350, seed=4), make["path"](90))
+    adjacency = symmetric_adjacency(graph, None)
+    cluster = coarse._nearest_seed(adjacency, 12)
+    seeds = np.random.default_rng(0).permutation(290)[:12]
+    np.testing.assert_array_equal(cluster[seeds], np.arange(12))
+    far = csgraph.shortest_path(adjacency, unweighted=True, indices=seeds)
+    inside = cluster < 12
+    assert (inside == np.isfinite(far.min(axis=0))).all()
+    np.testing.assert_array_equal(far[cluster[inside], inside], far.min(axis=0)[inside])
+    for number in np.unique(cluster):
+        members = np.flatnonzero(cluster == number)
+        assert csgraph.connected_components(adjacency[members][:, members])[0] == 1
+
+
+def test_clusters_of_a_long_path_in_few_passes(make):
+    """Not one pass over the edges for each of the thousands of steps away from a seed."""
+    adjacency = symmetric_adjacency(make["path"](5000), None)
+    calls = []
+    sys.setprofile(lambda frame, event, what: calls.append(event))
+    try:
+        coarse._nearest_seed(adjacency, 1)
+    finally:
+        sys.setprofile(None)
+    assert len(calls) < 5000
+
+
+def test_an_unconverged_cluster_graph_warns(monkeypatch):
+    solve = coarse.solve
+    monkeypatch.setattr(coarse, "solve", lambda *a, **k: (*solve(*a, **k)[:2], 0.25))
+    with pytest.warns(RuntimeWarning, match=r"cluster graph.*residual 2.5e-01") as caught:
+        coarse_laplacian_pe(board(20, 30), 3)
+    assert caught[0].filename == __file__
 
 
 def test_weights_and_dtypes(make):

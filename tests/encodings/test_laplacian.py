@@ -156,14 +156,16 @@ def test_edge_weights_as_pyg(make):
     torch.testing.assert_close(values, exact[1:], atol=1e-9, rtol=0)
 
 
-def test_same_bits_for_any_number_of_blas_threads(make):
+@pytest.mark.parametrize("method", [*METHODS, "multigrid"])
+def test_same_bits_for_any_number_of_blas_threads(make, method):
+    if method == "multigrid":
+        pytest.importorskip("pyamg")
     graph = make["torus"](29, 31)
-    for method in METHODS:
-        results = []
-        for threads in (1, 2, 3):
-            with threadpoolctl.threadpool_limits(threads):
-                results.append(laplacian_pe(graph, 6, method=method)[1])
-        assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+    results = []
+    for threads in (1, 2, 3):
+        with threadpoolctl.threadpool_limits(threads):
+            results.append(laplacian_pe(graph, 6, method=method)[1])
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
 def test_repeatable_and_signed(make):
@@ -239,6 +241,7 @@ def test_directed_graph_names_the_remedy():
     ("options", "message"),
     [
         ({"k": 0}, "k must be at least 1"),
+        ({"max_iter": 0}, "max_iter must be at least 1"),
         ({"normalization": "none"}, "normalization must be one of"),
         ({"drop": "zero"}, "drop must be one of"),
         ({"method": "arpack"}, "method must be one of"),
@@ -276,11 +279,21 @@ def test_minesweeper_grid(data_root, oracle):
     np.testing.assert_allclose(values, loose, rtol=1e-4)
 
 
-def test_loose_tolerances_use_single_precision_and_keep_their_promise() -> None:
+def test_loose_tolerances_use_single_precision_and_keep_their_promise(monkeypatch) -> None:
     from graphattn.datasets.generated import communities
 
     graph = ga.as_graph(communities(3000, 10, 12, 2)[0], 3000)
     exact, _ = ga.laplacian_pe(graph, 6, method="dense")
-    values, vectors = ga.laplacian_pe(graph, 6, method="lanczos", tol=1e-2, dtype=torch.float64)
+    used, lanczos = [], solvers.block_lanczos
+
+    def spy(search, basis=None):
+        used.append(search.dtype)
+        return lanczos(search, basis)
+
+    monkeypatch.setattr(solvers, "block_lanczos", spy)
+    values, vectors = ga.laplacian_pe(graph, 6, tol=1e-2, dtype=torch.float64)
+    ga.laplacian_pe(graph, 6, tol=1e-4)
+    ga.laplacian_pe(graph, 6, tol=1e-2, method="lanczos")
+    assert used == [torch.float32, torch.float64, torch.float64]
     torch.testing.assert_close(values.float(), exact, rtol=2e-2, atol=0)
     torch.testing.assert_close(vectors.T @ vectors, torch.eye(6).double(), rtol=0, atol=1e-6)

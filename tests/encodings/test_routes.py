@@ -1,12 +1,15 @@
 """Every route of laplacian_pe on graphs that are hard for one of them."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
+from scipy import linalg
 
 import graphattn as ga
 from graphattn.datasets.generated import communities, grid
-from graphattn.encodings import laplacian_pe, solvers
+from graphattn.encodings import krylov, laplacian_pe, solvers
 from graphattn.encodings.device import DeviceLaplacian
 from graphattn.encodings.operator import build_laplacian, symmetric_adjacency
 
@@ -127,12 +130,122 @@ def test_beyond_the_budget_a_warning_names_cheaper_encodings(make):
     laplacian_pe(graph, 2, max_nodes=600, method="shift-invert")
 
 
+@pytest.mark.parametrize("cache", [False, True])
+def test_warnings_point_at_the_caller(make, cache, monkeypatch, tmp_path):
+    monkeypatch.setenv("GRAPHATTN_CACHE", str(tmp_path))
+    graph = ga.GridGraph((31, 37), 3, border="truncate").to_csr().remove_self_loops()
+    with pytest.warns(RuntimeWarning) as caught:
+        laplacian_pe(graph, 9, max_nodes=600, max_iter=1, tol=1e-12, cache=cache)
+    assert [w.filename for w in caught] == [__file__] * 2
+
+
+def test_the_advice_is_another_method_than_the_one_in_use(route):
+    graph = ga.GridGraph((31, 37), 3, border="truncate").to_csr().remove_self_loops()
+    with pytest.warns(RuntimeWarning, match="max_iter") as caught:
+        laplacian_pe(graph, 9, method=route, max_iter=1, tol=1e-12)
+    assert f'"{route}"' not in str(caught[0].message)
+
+
 def test_multigrid_without_pyamg_names_the_extra(make, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "pyamg", None)
     with pytest.raises(ImportError, match=r"graphattn\[spectral\].*shift-invert"):
         laplacian_pe(make["path"](700), 2, method="multigrid")
+
+
+def two_communities(bridge):
+    """Two of 350 nodes and one edge of weight ``bridge`` between them."""
+    half = communities(350, 1, 9, 1, seed=3)[0]
+    edges = torch.cat([half, half + 350, torch.tensor([[0, 350], [350, 0]])], dim=1)
+    weight = torch.ones(edges.shape[1], dtype=torch.float64)
+    weight[-2:] = bridge
+    return ga.CSRGraph.from_edge_index(edges, 700), {"edge_weight": weight, **F64}
+
+
+@pytest.mark.parametrize(("bridge", "k"), [(1e-4, 1), (1e-6, 3), (1e-8, 9)])
+def test_a_weak_bridge(route, bridge, k):
+    """An eigenvalue below what a filter reaches, and below an inverse's shift."""
+    graph, options = two_communities(bridge)
+    exact, _ = laplacian_pe(graph, k, method="dense", **options)
+    values, _ = laplacian_pe(graph, k, method=route, tol=1e-4, max_iter=400, **options)
+    np.testing.assert_allclose(values, exact, atol=4e-4 * exact[-1])
+
+
+def test_an_eigenvalue_in_the_noise_does_not_pass_for_converged(route):
+    graph, options = two_communities(1e-18)
+    steps = 300 if route == "lanczos" else 4
+    with pytest.warns(RuntimeWarning, match=r"relative residual \d"):
+        values, _ = laplacian_pe(graph, 1, method=route, max_iter=steps, **options)
+    assert 0 <= float(values) < 1e-12
+    assert (laplacian_pe(graph, 2, method=route, tol=1e-4, **options)[0] >= 0).all()
+
+
+@pytest.mark.parametrize("max_iter", [1, 7])
+def test_fewer_iterations_than_vectors(route, max_iter):
+    graph = ga.GridGraph((31, 37), 3, border="truncate").to_csr().remove_self_loops()
+    with pytest.warns(RuntimeWarning, match="max_iter"):
+        values, vectors = laplacian_pe(graph, 20, method=route, max_iter=max_iter, tol=1e-9, **F64)
+    assert values.isfinite().all()
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(20), atol=1e-8)
+
+
+@pytest.mark.parametrize("method", ["auto", "dense"])
+def test_a_few_edges_among_many_nodes_are_a_small_matrix(make, oracle, method, monkeypatch):
+    edges, sizes, eigh = [(2500 * i, 2500 * i + 1 + i % 3) for i in range(20)], [], linalg.eigh
+
+    def spy(matrix, **options):
+        sizes.append(len(matrix))
+        return eigh(matrix, **options)
+
+    monkeypatch.setattr(linalg, "eigh", spy)
+    edges += [(0, 2)]
+    graph, options = make["undirected"](edges, 50_000), {"normalization": None, "method": method}
+    values, vectors = laplacian_pe(graph, 6, drop="all_zero", **options, **F64)
+    assert sizes and max(sizes) <= 41
+    np.testing.assert_allclose(values, [1, 2, 2, 2, 2, 2], atol=1e-12)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(6), atol=1e-12)
+    assert not vectors[graph.degree() == 0].any()
+
+
+@pytest.mark.parametrize("method", ["auto", "chebyshev"])
+def test_one_basis_at_a_time(method, monkeypatch):
+    made, basis = [], krylov.Search.basis
+
+    def spy(self):
+        assert all(other() is None for other in made)
+        found = basis(self)
+        made.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(krylov.Search, "basis", spy)
+    monkeypatch.setattr(solvers, "_SINGLE_GAP", 2.0)  # float32 never does
+    graph = ga.GridGraph((45, 67), 3, border="truncate").to_csr().remove_self_loops()
+    if method == "auto":
+        graph = ga.as_graph(communities(1200, 12, 14, 2, seed=1)[0], 1200)
+    laplacian_pe(graph, 4, method=method, tol=1e-2)
+    assert len(made) > 1
+
+
+@pytest.mark.parametrize("k", [20, 57, 60])
+def test_multigrid_where_a_step_spans_nearly_everything(oracle, k):
+    pytest.importorskip("pyamg")
+    graph = ga.GridGraph((11, 17), 3, border="truncate").to_csr().remove_self_loops()
+    exact = np.linalg.eigvalsh(oracle(graph))[1 : k + 1]
+    values, vectors = laplacian_pe(graph, k, method="multigrid", **F64)
+    np.testing.assert_allclose(values, exact, atol=1e-9)
+    matrix, found = oracle(graph), vectors.numpy()
+    residual = np.linalg.norm(matrix @ found - found * values.numpy(), axis=0)
+    assert residual.max() <= 1e-6 * exact[-1]
+
+
+def test_multigrid_leaves_numpys_generator_alone(make):
+    pytest.importorskip("pyamg")
+    np.random.seed(5)
+    expected = np.random.random(3)
+    np.random.seed(5)
+    laplacian_pe(make["torus"](29, 31), 4, method="multigrid")
+    np.testing.assert_array_equal(np.random.random(3), expected)
 
 
 @pytest.mark.cuda
