@@ -101,10 +101,7 @@ class NeighborhoodTransformer(ImageClassifier):
     ) -> None:
         super().__init__()
         _check(depths, num_heads, attention, img_size, stem_strides, norm_layer, act_layer)
-        img_size, strides = int(img_size), [int(stride) for stride in stem_strides]
-        self.largest = img_size if attention == "dense" else None
-        sides = _extents(img_size, strides, len(depths), attention == "dense")
-        layout = _layout(sides, dilations, kernel_size, depths)
+        self.side, grids = _grids(img_size, stem_strides, attention, dilations, kernel_size, depths)
         rates = [drop_path_rate * n / max(sum(depths) - 1, 1) for n in range(sum(depths))]
         mixers: dict[str, Any] = {
             "qkv_bias": qkv_bias, "qk_scale": qk_scale, "proj_drop": proj_drop_rate,
@@ -113,7 +110,7 @@ class NeighborhoodTransformer(ImageClassifier):
         parts = norm_layer, act_layer, mlp_ratio, proj_drop_rate
         self.patch_embed = Stem(in_chans, embed_dim, stem_strides, norm_layer)
         self.levels, dim = nn.ModuleList(), embed_dim
-        for n, (heads, (extent, steps)) in enumerate(zip(num_heads, layout, strict=True)):
+        for n, (heads, (extent, steps)) in enumerate(zip(num_heads, grids, strict=True)):
             made = [
                 Block(layer(dim, heads, **mixers), *parts, rates.pop(0), layer_scale)
                 for layer in _mixers(attention, kernel_size, steps, extent, border)
@@ -126,10 +123,10 @@ class NeighborhoodTransformer(ImageClassifier):
         self.apply(initialise).to(device=device, dtype=dtype)
 
     def _stem(self, x: torch.Tensor) -> torch.Tensor:
-        if self.largest is not None and x.dim() == 4 and max(x.shape[2:]) > self.largest:
+        if self.side is not None and x.dim() == 4 and max(x.shape[2:]) > self.side:
             raise ValueError(
-                f"attention='dense' was laid out for images of up to {self.largest} x "
-                f"{self.largest}, got {list(x.shape[2:])}; give img_size the longest side"
+                f"attention='dense' was laid out for images of up to {self.side} x "
+                f"{self.side}, got {list(x.shape[2:])}; give img_size the longest side"
             )
         return super()._stem(x)
 
@@ -179,19 +176,23 @@ def _extents(side: int, strides: Sequence[int], stages: int, whole: bool) -> lis
 
     for stride in strides:
         side = divide(side, stride)
-    found = [side]
+    found = [int(side)]
     for _ in range(stages - 1):
         found.append(divide(found[-1], 2))
     return found
 
 
-def _layout(
-    extents: Sequence[int],
+def _grids(
+    img_size: int,
+    strides: Sequence[int],
+    attention: str,
     dilations: str | Sequence[Sequence[int]] | None,
     kernel_size: int,
     depths: Sequence[int],
-) -> list[tuple[int, tuple[int, ...]]]:
-    """Extent of every stage, and the dilations of its blocks."""
+) -> tuple[int | None, list[tuple[int, tuple[int, ...]]]]:
+    """Largest side that images may have, if any; extent and dilations of the blocks of a stage."""
+    whole = attention == "dense"
+    extents = _extents(int(img_size), strides, len(depths), whole)
     steps = [(1,) * depth for depth in depths]
     if isinstance(dilations, str):
         if dilations != "dinat":
@@ -199,7 +200,7 @@ def _layout(
         steps = dilation_schedule(extents, kernel_size, depths)
     elif dilations is not None:
         steps = _explicit(dilations, depths)
-    return list(zip(extents, steps, strict=True))
+    return int(img_size) if whole else None, list(zip(extents, steps, strict=True))
 
 
 def _explicit(dilations: Sequence[Sequence[int]], depths: Sequence[int]) -> list[tuple[int, ...]]:
