@@ -18,7 +18,7 @@ _LEVELS_SEEN = 20_000  # a search this deep settles the choice
 # Seconds of one core, measured: an entry of the matrix times one vector, a step of orthogonality
 # per node, a node of a factor of a mesh, an entry of its widest front cubed, a multigrid solve.
 _PRODUCT, _ORTHOGONAL, _FACTOR, _FRONT, _MULTIGRID = 2.5e-9, 2.5e-8, 4e-7, 7e-9, 3e-5
-_ON_GPU = 0.02  # of those seconds, for products and orthogonality
+_ON_GPU = 0.02  # of those seconds, for products and orthogonality: assumed, not yet measured
 
 
 @dataclass(frozen=True)

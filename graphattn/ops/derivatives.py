@@ -29,12 +29,8 @@ def save(ctx: Any, inputs: tuple[Any, ...], count: int, output: tuple[Tensor | N
 def saved(ctx: Any, results: int) -> tuple[Any, ...]:
     """What ``save`` kept: inputs, ``results`` results, rows, columns, options."""
     tensors = ctx.saved_tensors  # once: torch.utils.checkpoint gives them out a single time
-    rows, cols = ctx.layouts or ((), ())
-    if torch.compiler.is_compiling():  # of a backward pass alone: it knows lists, not ``Flat``
-        rows, cols = list(rows), list(cols)
-    if not ctx.layouts:
-        num_rows, num_cols = ctx.sizes
-        rows, cols = tensors[:num_rows], tensors[num_rows : num_rows + num_cols]
+    num_rows, num_cols = ctx.sizes
+    rows, cols = ctx.layouts or (tensors[:num_rows], tensors[num_rows : num_rows + num_cols])
     kept = iter(tensors[len(tensors) - sum(ctx.there) :])
     given = [next(kept) if there else None for there in ctx.there]
     return given[results:], given[:results], rows, cols, ctx.options

@@ -17,7 +17,7 @@ from graphattn.ops.attention_op import differentiable_backward, pull_attention
 from graphattn.ops.fused import PLAIN, flatten, is_watched, kernels
 from graphattn.ops.inputs import Inputs, layouts_for, prepare
 
-NUMBERS = (float, int, type(None))
+SCALES = (float, int, type(None))
 MOST = 64
 """Shapes kept with a graph; beyond it all are forgotten."""
 
@@ -42,29 +42,31 @@ class Ready:
         self, grads: Sequence[Tensor | None], tensors: Sequence[Tensor]
     ) -> list[Tensor | None]:
         """Gradients by way of the operator, for those who want to see it."""
-        first = len(self.lead)
-        pulls, nodes = (
-            [None if t is None else t.reshape(-1, *t.shape[first:]) for t in ts]
-            for ts in (grads, tensors)
-        )
-        layouts, score = [flatten(layout) for layout in (self.rows, self.calls.cols)], self.score
+        pulls, nodes, score = self._fold(grads), self._fold(tensors), self.score
+        layouts = flatten(self.rows), flatten(self.calls.cols)
         rest = score.scale, score.clamp, score.dropout_p, self.impl, [False] * 4
         found = pull_attention(
             (*pulls, *[None] * 3), nodes[:3], (*nodes[3:], None), [None] * 7, *layouts, *rest
         )
-        return [g.reshape(t.shape) for g, t in zip(found[:3], tensors, strict=False)]
+        return _shaped_like(tensors[:3], found[:3])
 
     def differentiable(
         self, grads: Sequence[Tensor | None], nodes: Sequence[Tensor]
     ) -> list[Tensor | None]:
         """Gradients of query, key and value that can be differentiated again."""
+        rows, given = flatten(self.rows), (*self._fold(grads), None, None, None)
+        found = differentiable_backward(self._fold(nodes), rows, self.score, False, given)
+        return _shaped_like(nodes, found[:3])
+
+    def _fold(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """With one batch dimension in place of the leading ones."""
         first = len(self.lead)
-        folded: list[Tensor | None] = [t.reshape(-1, *t.shape[first:]) for t in nodes]
-        pulls = [None if g is None else g.reshape(-1, *g.shape[first:]) for g in grads]
-        rows, given = flatten(self.rows), (*pulls, None, None, None)
-        found = differentiable_backward(folded, rows, self.score, False, given)
-        pairs = zip(found[:3], nodes, strict=True)
-        return [None if g is None else g.reshape(t.shape) for g, t in pairs]
+        return [None if t is None else t.reshape(-1, *t.shape[first:]) for t in tensors]
+
+
+def _shaped_like(nodes: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+    pairs = zip(grads, nodes, strict=True)
+    return [None if g is None else g.reshape(t.shape) for g, t in pairs]
 
 
 class _Attend(torch.autograd.Function):
@@ -102,7 +104,7 @@ def attend_ready(
     """Output and LSE, or None if the call has to go the long way."""
     if not (type(query) in PLAIN and type(key) in PLAIN and type(value) in PLAIN):
         return None
-    if type(scale) not in NUMBERS or type(impl) is not str:
+    if type(scale) not in SCALES or type(impl) is not str:
         return None
     if impl == "reference" or torch.compiler.is_compiling() or is_watched():
         return None

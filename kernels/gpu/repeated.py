@@ -5,7 +5,8 @@ CUDA graph would be, but every call allocates its results.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +17,13 @@ from graphattn.kernels.layout import Layout
 from graphattn.kernels.score import Results, Score
 
 
-class _Step(NamedTuple):
-    """One launch; ``slots``: (argument, number of the tensor among given and made ones)."""
+@dataclass
+class _Step:
+    """One launch.
+
+    ``slots``: (argument, number of the tensor among given and made ones); ``runner``: the compiled
+    kernel with its grid, once it is known.
+    """
 
     kernel: Any
     programs: int
@@ -25,6 +31,20 @@ class _Step(NamedTuple):
     max_registers: int | None
     values: list[Any]
     slots: list[tuple[int, int]]
+    runner: Callable[..., None] | None = None
+
+    def launch(self, tensors: Sequence[Tensor]) -> None:
+        """Make the launch on these tensors."""
+        values = self.values.copy()
+        for place, number in self.slots:
+            values[place] = tensors[number]
+        if self.runner is not None:
+            self.runner(*values)
+            return
+        options = self.num_warps, self.max_registers
+        compiled = launch_values(self.kernel, self.programs, values, *options)
+        if compiled is not None:
+            self.runner = compiled[self.programs, 1, 1]
 
 
 class Replay:
@@ -61,27 +81,15 @@ class Replay:
         self.made = [(t.shape, t.dtype) for t in made]
         self.made[: len(results)] = [((*lead, *t.shape[1:]), t.dtype) for t in results]
         self.results = results
-        self._runners: list[Callable[..., None] | None] = [None] * len(self.steps)
 
     def run(self, *given: Tensor) -> list[Tensor]:
         """Results of the call on other tensors."""
         made = [given[0].new_empty(shape, dtype=dtype) for shape, dtype in self.made]
+        tensors = (*given, *made)
         with on_device_of(given[0]):
-            self._launch((*given, *made))
+            for step in self.steps:
+                step.launch(tensors)
         return made[: len(self.results)]
-
-    def _launch(self, tensors: Sequence[Tensor]) -> None:
-        for number, (kernel, programs, warps, registers, fixed, slots) in enumerate(self.steps):
-            values = fixed.copy()
-            for place, tensor in slots:
-                values[place] = tensors[tensor]
-            runner = self._runners[number]
-            if runner is not None:
-                runner(*values)
-                continue
-            compiled = launch_values(kernel, programs, values, warps, registers)
-            if compiled is not None:
-                self._runners[number] = compiled[programs, 1, 1]
 
 
 class Repeated:

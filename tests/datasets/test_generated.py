@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from graphattn.datasets.catalogue import load_dataset
-from graphattn.datasets.generated import communities, grid, minesweeper, power_law
+from graphattn.datasets.generated import (
+    _ranked,
+    _ranked_on,
+    communities,
+    grid,
+    minesweeper,
+    power_law,
+)
 
 
 def check_rule(x: torch.Tensor, y: torch.Tensor, edge_index: torch.Tensor) -> None:
@@ -89,6 +96,17 @@ def test_power_law_skews_what_it_is_asked_to() -> None:
     assert abs(out.max() / 40_000 - share) < 0.2 * share
     assert torch.equal(edges, power_law(1009, 40_000, 0.8, 0.0, seed=5))
     assert not torch.equal(edges, power_law(1009, 40_000, 0.8, 0.0, seed=6))
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.8])
+def test_ranks_drawn_by_torch_have_the_shares_of_numpys(exponent: float) -> None:
+    """What ``power_law`` draws with on a GPU."""
+    generator = torch.Generator().manual_seed(5)
+    drawn = torch.bincount(_ranked_on(generator, 1009, 40_000, exponent), minlength=1009)
+    known = np.bincount(_ranked(np.random.default_rng(5), 1009, 40_000, exponent), minlength=1009)
+    assert len(drawn) == 1009 and int(drawn.sum()) == 40_000
+    for one, other in zip(drawn.sort().values[-50:].tolist(), np.sort(known)[-50:], strict=True):
+        assert one == pytest.approx(int(other), rel=0.25)
 
 
 def test_communities() -> None:
