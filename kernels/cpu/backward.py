@@ -7,6 +7,7 @@ from torch import Tensor
 
 from graphattn.kernels.cpu.backward_columns import backward_columns
 from graphattn.kernels.cpu.backward_rows import backward_rows
+from graphattn.kernels.cpu.handed import columns_handed
 from graphattn.kernels.cpu.launch import Argument, Launch, address, cut, plain, plain_table, prepare
 from graphattn.kernels.cpu.pages import empty, zeros
 from graphattn.kernels.cpu.shares import Share, add_parts, shares
@@ -38,7 +39,8 @@ def attention_backward(
     in float32: beyond |lse| = 1e7 it cannot hold the log n of n equal logits, and their weights
     here come out as up to 1 instead of 1 / n. A mask of -inf has no such limit, one of
     ``finfo.min`` has it where it masks a whole row. Memory: the gradients, two numbers per row and
-    head, up to 64 copies of a bias table, and copies of node tensors whose widths need padding.
+    head, up to 64 copies of a bias table, copies of node tensors whose widths need padding, and
+    with edge features two numbers per edge and head.
     """
     score = plain_table(score, rows, value is None or grads.gated is not None)
     call = prepare(query, key, value, BACKWARD_BLOCK, score, grads.gated is not None)
@@ -78,10 +80,11 @@ class Pulls:
     grad_gated: Tensor | None
     grad_scores: Tensor | None
     stats: Tensor | None
+    handed: Tensor | None
 
     @classmethod
     def of(cls, call: Launch, grads: Results, done: Results) -> "Pulls":
-        """Padded and contiguous; ``stats`` is written by rows and read by columns."""
+        """Padded and contiguous; ``stats`` and ``handed`` are written by rows, read by columns."""
 
         def padded(
             tensor: Tensor | None, width: int, dtype: torch.dtype | None = None
@@ -102,19 +105,26 @@ class Pulls:
             grad_gated=plain(grads.gated, call.dtype),
             grad_scores=plain(grads.scores, call.dtype),
             stats=None if call.value is None else call.empty(call.query.shape[1], 2),
+            handed=_handed(call),
         )
 
     @property
     def last(self) -> tuple[Argument, ...]:
         """Arguments with which both passes end."""
-        return address(self.grad_edge_out), address(self.call.score.mask), *self.call.dropout
+        return address(self.call.score.mask), *self.call.dropout
 
     @property
     def middle(self) -> tuple[Argument, ...]:
-        """What makes up the logits, and the gradient of their products."""
-        _, gate, edge_attr, edge_query = map(address, self.call.edge)
-        terms = (*self.call.terms, *self.call.biases, gate, address(self.grad_gated))
-        return *terms, edge_attr, edge_query
+        """What makes up the logits of both passes, and the gradient of their products."""
+        gate = address(self.call.score.gate)
+        return *self.call.terms, *self.call.biases, gate, address(self.grad_gated)
+
+    @property
+    def features(self) -> tuple[Argument, ...]:
+        """Edge features, which meet the rows."""
+        score = self.call.score
+        own = score.edge_attr, score.edge_query, self.edge_out, self.grad_edge_out
+        return tuple(map(address, own))
 
     def by_rows(
         self,
@@ -155,8 +165,8 @@ class Pulls:
             backward_rows, share, call.key.shape[1],
             *map(address, (call.query, call.key, call.value, self.out, self.lse, self.grad_out)),
             *map(address, (self.grad_lse, self.grad_scores, grad_query, self.stats)),
-            *self.middle, address(self.edge_out), *self.last,
-            *map(address, (gate, edge_attr, grad_edge_query)), *own, tables=tables,
+            *self.middle, *self.features, *self.last,
+            *map(address, (gate, edge_attr, grad_edge_query, self.handed)), *own, tables=tables,
         )  # fmt: skip
         return [grad_query, grad_edge_query], [] if tables is None else list(tables)
 
@@ -165,12 +175,29 @@ class Pulls:
         found: list[Tensor | None] = [call.empty(share.outputs, call.shape.key), None]
         if call.value is not None:
             found[1] = call.empty(share.outputs, call.shape.value)
+        if self.handed is not None:
+            call.run(
+                columns_handed, share, call.query.shape[1],
+                *map(address, (call.query, self.grad_out, self.handed, *found)),
+                call.score.scale, *map(address, (call.score.gate, self.grad_gated)),
+            )  # fmt: skip
+            return found
         call.run(
             backward_columns, share, call.query.shape[1],
             *map(address, (call.query, call.key, call.value, self.grad_out, self.grad_scores)),
             *map(address, (self.stats, *found)), *self.middle, *self.last,
         )  # fmt: skip
         return found
+
+
+def _handed(call: Launch) -> Tensor | None:
+    """Room for the weight and the logit's gradient of every edge and head, see handed.py."""
+    features = call.score.edge_attr
+    if features is None:
+        return None
+    made = call.empty(features.shape[0], 2)
+    # Edges that a mask leaves out are not written.
+    return made if call.score.mask is None else made.zero_()
 
 
 def _edge_gradients(call: Launch, needs: tuple[bool, ...]) -> list[Tensor | None]:

@@ -11,7 +11,6 @@ from graphattn.kernels.cpu.block import (
     row_edges,
     row_of,
     score,
-    score_feature_pairs,
     stage,
     stage_kept,
     stage_slots,
@@ -20,7 +19,7 @@ from graphattn.kernels.cpu.block import (
 )
 from graphattn.kernels.cpu.compile import Kernel
 from graphattn.kernels.cpu.dots import head_table
-from graphattn.kernels.cpu.edges import score_keys, stage_bias, stage_features, stage_per_edge
+from graphattn.kernels.cpu.edges import score_keys, stage_bias, stage_per_edge
 from graphattn.kernels.cpu.gradients import add_gated_gradient
 from graphattn.kernels.cpu.memory import as_wide, keep, row_scale, row_zero, scratch
 from graphattn.kernels.cpu.sources import ahead_of
@@ -32,7 +31,7 @@ from graphattn.kernels.cpu.vector import exp2, load, store, within
 def _backward_columns(
     shape, size, first, last, source, owners, edges, query, key, value, grad_out,
     grad_scores, stats, grad_key, grad_value, scale, clamp, bias, bias_index, gate, grad_gated,
-    edge_attr, edge_query, grad_edge_out, mask, threshold, factor, streams,
+    mask, threshold, factor, streams,
 ):  # fmt: skip
     """Columns ``first`` to ``last``; without a value, the logit's gradient is ``grad_scores``."""
     rows, ids = scratch(shape.slot_bytes), scratch(shape.slot_bytes)
@@ -44,9 +43,8 @@ def _backward_columns(
     key_total, value_total = scratch(shape.keys.wide.bytes), scratch(shape.values.wide.bytes)
     staged, spare = scratch(shape.keys.wide.block_bytes), scratch(shape.keys.wide.spare_bytes)
     widened, widened_value = scratch(shape.keys.wide.bytes), scratch(shape.values.wide.bytes)
-    staged_features = scratch(shape.shared.block_bytes)
     keys_jump, values_jump = size.groups * shape.keys.bytes, size.groups * shape.values.bytes
-    features_jump, stats_jump = size.groups * shape.features.bytes, size.groups * shape.stats.bytes
+    stats_jump = size.groups * shape.stats.bytes
     ahead = ahead_of(source)
     stage_slots(shape, slots)
     for part in range(size.batch * size.groups):
@@ -57,10 +55,6 @@ def _backward_columns(
             grads = Table(grad_out + tables * shape.values.bytes, rows, values_jump)
             levels = Table(stats + tables * shape.stats.bytes, rows, stats_jump)
             deltas = Table(levels.base + shape.head_bytes, rows, stats_jump)
-        if edge_attr is not None:
-            edge_queries = Table(edge_query + tables * shape.features.bytes, rows, features_jump)
-        if grad_edge_out is not None:
-            edge_grads = Table(grad_edge_out + tables * shape.features.bytes, rows, features_jump)
         if threshold is not None:
             stage_streams(shape, size, b, group, streams, stream_one, stream_two)
         for i in range(first, last):
@@ -93,13 +87,6 @@ def _backward_columns(
                     stage_per_edge(shape, size, block, b, group, grad_scores, pulls)
                 if value is not None:
                     score(shape.values, block, pulls, own_value, grads, ahead, None)
-                if edge_attr is not None:
-                    features = stage_features(
-                        shape.shared, size, block, edges, edge_attr, slots, staged_features
-                    )
-                    score_feature_pairs(shape, block, scores, edge_queries, features)
-                    if grad_edge_out is not None:
-                        score_feature_pairs(shape, block, pulls, edge_grads, features)
                 if bias is not None:
                     stage_bias(shape, size, block, bias, bias_index, group, biases)
                 if threshold is not None:

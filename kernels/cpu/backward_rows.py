@@ -32,6 +32,7 @@ from graphattn.kernels.cpu.gradients import (
     save_feature_gradient,
     save_gate_gradient,
 )
+from graphattn.kernels.cpu.handed import hand_over
 from graphattn.kernels.cpu.memory import as_wide, keep, row_scale, row_zero, scratch
 from graphattn.kernels.cpu.sources import ahead_of
 from graphattn.kernels.cpu.sums import weighted_sum, weighted_sum_shared
@@ -43,7 +44,7 @@ def _backward_rows(
     shape, size, first, last, source, owners, edges, query, key, value, out, lse,
     grad_out, grad_lse, grad_scores, grad_query, stats, scale, clamp, bias, bias_index, gate,
     grad_gated, edge_attr, edge_query, edge_out, grad_edge_out, mask, threshold, factor, streams,
-    grad_gate, grad_edge_attr, grad_edge_query, grad_bias,
+    grad_gate, grad_edge_attr, grad_edge_query, handed, grad_bias,
 ):  # fmt: skip
     """Rows ``first`` to ``last``; without a value, the logit's gradient is ``grad_scores``."""
     columns, ids = scratch(shape.slot_bytes), scratch(shape.slot_bytes)
@@ -143,8 +144,11 @@ def _backward_rows(
                     if clamp is not None:
                         slope = within(raw, clamp, slope)
                     store(scores + place, slope)
-                    if grad_edge_out is not None:
-                        store(pulls + place, weight)
+                    if edge_attr is not None:
+                        if value is not None:
+                            store(pulls + place, weight)
+                if handed is not None:
+                    hand_over(shape, size, block, b, group, pulls, scores, handed)
                 weighted_sum(shape.keys, total, scores, near, block.count)
                 if grad_gated is not None:
                     add_gated_gradient(shape.keys, size, block, near, pulled, group, spare, total)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from numba.core import types
 
 from graphattn.kernels.cpu.compile import helper
-from graphattn.kernels.cpu.dots import dots, dots_pair, dots_shared
+from graphattn.kernels.cpu.dots import dots, dots_shared
 from graphattn.kernels.cpu.memory import (
     read_index,
     read_integer,
@@ -141,14 +141,6 @@ def score_features(shape, block, scores, own, table):
     for p in range(0, block.count, shape.tree):
         at = scores + p * shape.head_bytes
         store(at, load(shape, at) + dots_shared(shape.features, own, table, p))
-
-
-@helper(types.void)
-def score_feature_pairs(shape, block, scores, owners, table):
-    """scores[p, h] += gathered row[h] . feature row of edge p."""
-    for p in range(0, block.count, shape.tree):
-        at = scores + p * shape.head_bytes
-        store(at, load(shape, at) + dots_pair(shape.features, owners, table, p))
 
 
 @helper(lambda shape, raw, *rest: raw)

@@ -114,23 +114,11 @@ def _shared_leaf(e: Emitter, row: Row, own: Value, table: Value, slot: Value) ->
     return lambda u, h: _products(e, row, own, h, at[u], 0)
 
 
-def _pair_leaf(e: Emitter, row: Row, owners: Value, table: Value, slot: Value) -> Leaf:
-    left = table_rows(e, owners, slot, row.shape.tree)
-    right = table_rows(e, table, slot, row.shape.tree)
-    return lambda u, h: _products(e, row, left[u], h, right[u], 0)
-
-
 dots = _tree_intrinsic(
     "dots", "own . table row, per neighbour and head.", "row own table slot", _own_leaf
 )
 dots_shared = _tree_intrinsic(
     "dots_shared", "As dots, one table row for all heads.", "row own table slot", _shared_leaf
-)
-dots_pair = _tree_intrinsic(
-    "dots_pair",
-    "As dots_shared, the owners gathered as well.",
-    "row table shared_table slot",
-    _pair_leaf,
 )
 dots_row = _tree_intrinsic(
     "dots_row",

@@ -130,7 +130,7 @@ def score_keys(
     Returns the table of the rows that were scored.
     """
     if gate is not None:
-        near = _stage_gated(
+        near = stage_gated(
             row, size, block, table, ahead, edges, gate, group, spare, slots, staged
         )
         score(row, block, scores, own, near, None, scale)
@@ -140,7 +140,7 @@ def score_keys(
 
 
 @helper(TABLE)
-def _stage_gated(row, size, block, table, ahead, edges, gate, group, spare, slots, rows):
+def stage_gated(row, size, block, table, ahead, edges, gate, group, spare, slots, rows):
     """Table of each neighbour's row times the gate of its edge."""
     for p in range(block.count):
         if p % row.shape.tree == 0:
