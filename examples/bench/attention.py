@@ -1,4 +1,4 @@
-"""Attention against PyG's TransformerConv, eager and compiled, on generated graphs."""
+"""Attention against PyG's TransformerConv, eager and compiled, and dense peers, on graphs."""
 
 import os
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch._dynamo
 from bounds import Problem
+from dense import MOST_NODES, dense_peers
 from timing import Times, interleave, no_grad, training
 from torch import Tensor
 from torch_geometric.nn import TransformerConv
@@ -17,7 +18,7 @@ import graphattn as ga
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """Largest |difference| / |result|; peers sum in bfloat16, rows of up to 8,000 edges."""
-PEERS = "PyG eager", "PyG compiled"
+PEERS = "PyG eager", "PyG compiled", "dense SDPA", "compiled Flex"
 MOST_EDGES = 50_000_000
 """Peers write E x H x D numbers several times over: with more edges they do not fit."""
 
@@ -37,6 +38,8 @@ def peers(work: Workload, edge_index: Tensor, compiled: bool) -> dict[str, Calla
         # Workloads share one code object; beyond a number of compilations torch runs it eagerly.
         torch.compiler.reset()
         found[PEERS[1]] = torch.compile(eager, dynamic=False)
+    if work.nodes <= MOST_NODES and compiled:
+        found |= dense_peers(edge_index, work.nodes, str(edge_index.device))
     return found
 
 
@@ -45,6 +48,8 @@ def run(device: str, repeats: int, compiled: bool = True) -> tuple[list[dict[str
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     torch._dynamo.config.fail_on_recompile_limit_hit = True
+    if device == "cpu":
+        notes.append("torch's FlexAttention has no backward on the CPU")
     if device == "cpu" and not os.environ.get("GRAPHATTN_DATA"):
         notes.append("left out: real graphs; set GRAPHATTN_DATA to the folder that holds snap/")
     for work in tqdm(workloads(device), desc="attention"):
@@ -62,7 +67,8 @@ def run(device: str, repeats: int, compiled: bool = True) -> tuple[list[dict[str
             contestants = _agreeing(contestants, leaves, notes, work.name)
         grad = torch.randn_like(leaves[0])
         forward = {peer: no_grad(call, leaves) for peer, call in contestants.items()}
-        both = {peer: training(call, leaves, grad) for peer, call in contestants.items()}
+        trained = {p: c for p, c in contestants.items() if (device, p) != ("cpu", PEERS[3])}
+        both = {peer: training(call, leaves, grad) for peer, call in trained.items()}
         problem = Problem(*shape[:1], graph.num_edges, *shape[1:], leaves[0].element_size())
         times = interleave(forward, repeats, device), interleave(both, repeats, device)
         row = {"workload": work.name} | _figures(problem, *times)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from bounds import Problem
+from dense import compiled_flex
 from timing import Times, interleave, no_grad, training
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -70,8 +71,6 @@ def dense(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def flex(side: int, device: str) -> Call:
     """FlexAttention over a block mask of the same windows, row-major nodes, compiled."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
     last = side - 1 - KERNEL // 2
 
     def near(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -80,13 +79,10 @@ def flex(side: int, device: str) -> Call:
         by_y = (key // side - centre_y).abs() <= KERNEL // 2
         return by_y & ((key % side - centre_x).abs() <= KERNEL // 2)
 
-    make = torch.compile(create_block_mask)
-    mask = make(near, None, None, side * side, side * side, device=device)
-    attend = torch.compile(flex_attention)
+    attend = compiled_flex(near, side * side, device)
 
     def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        flat = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))
-        return attend(*flat, block_mask=mask).transpose(1, 2).reshape(v.shape)
+        return attend(*(t.flatten(0, 2) for t in (q, k, v))).reshape(v.shape)
 
     return call
 

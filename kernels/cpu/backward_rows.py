@@ -139,14 +139,13 @@ def _backward_rows(
                                 shape, words + 8 * p, stream_one, stream_two, threshold, factor
                             )
                         slope = weight * slope - chance * delta
+                        if handed is not None:
+                            store(pulls + place, weight)
                     if grad_bias is not None:
                         store(slopes + place, slope)
                     if clamp is not None:
                         slope = within(raw, clamp, slope)
                     store(scores + place, slope)
-                    if edge_attr is not None:
-                        if value is not None:
-                            store(pulls + place, weight)
                 if handed is not None:
                     hand_over(shape, size, block, b, group, pulls, scores, handed)
                 weighted_sum(shape.keys, total, scores, near, block.count)

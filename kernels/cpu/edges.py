@@ -130,9 +130,7 @@ def score_keys(
     Returns the table of the rows that were scored.
     """
     if gate is not None:
-        near = stage_gated(
-            row, size, block, table, ahead, edges, gate, group, spare, slots, staged
-        )
+        near = stage_gated(row, size, block, table, ahead, edges, gate, group, spare, slots, staged)
         score(row, block, scores, own, near, None, scale)
         return near
     score(row, block, scores, own, table, ahead, scale)
