@@ -62,14 +62,18 @@ def _pull(
     stats: Tensor,
     x: Tensor | None,
     weight: Tensor | None,
-    indptr: Tensor,
+    rows: Sequence[Tensor],
     cols: Sequence[Tensor],
     reduce: str,
     impl: str,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor]:
     names = tuple(reduce.split(","))
-    pulls = reference.message_pulls(grad_out.contiguous(), stats, indptr, reduce=names)
+    if impl == "cpu" and x is not None and kernels(impl, "push").push_pays(names, stats, weight):
+        push = kernels(impl, "push").push_gradient
+        grad_x = push(grad_out, stats, x, unflatten(rows), reduce=names)
+        return grad_x, grad_x.new_empty(0)
+    pulls = reference.message_pulls(grad_out.contiguous(), stats, rows[0], reduce=names)
     return kernels(impl, "aggregate").aggregate_backward(  # type: ignore[no-any-return]
         pulls,
         None if x is None else x.contiguous(),
@@ -93,7 +97,7 @@ def _(
     stats: Tensor,
     x: Tensor | None,
     weight: Tensor | None,
-    indptr: Tensor,
+    rows: Sequence[Tensor],
     cols: Sequence[Tensor],
     reduce: str,
     impl: str,
@@ -124,7 +128,7 @@ def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Any,
     if torch.is_grad_enabled():
         found = _differentiable_backward(grad_out, x, weight, rows, cols, options[0], needs)
     else:
-        found = pull_messages(grad_out, stats, x, weight, rows[0], cols, *options, needs)
+        found = pull_messages(grad_out, stats, x, weight, rows, cols, *options, needs)
     return *needed(found, needs), *nothing
 
 

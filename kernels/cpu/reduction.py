@@ -129,13 +129,16 @@ def make_reduction(
     edge_bits: int,
     storage: str,
     needs: tuple[bool, bool] | None = None,
+    vectors: int = 0,
 ) -> tuple[Reduction, Cut]:
     """The compile-time shape for rows of ``heads`` x ``width``.
 
-    ``storage``: of the gathered rows, as in ``Shape``; ``needs``: of a backward kernel.
+    ``storage``: of the gathered rows, as in ``Shape``; ``needs``: of a backward kernel;
+    ``vectors``: of a slice, 0 for as many as the registers hold.
     """
     lanes = VECTOR_BYTES // (8 if double else 4)
-    sizes, cut = cut_row(heads, width, lanes * vectors_per_slice(reduce, needs is not None))
+    vectors = vectors or vectors_per_slice(reduce, needs is not None)
+    sizes, cut = cut_row(heads, width, lanes * vectors)
     fixed = {"heads": 1, "key": 0, "value": 0, "feature": 0, "block": BLOCK}
     shape = Reduction(
         double=double,
