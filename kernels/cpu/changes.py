@@ -11,6 +11,7 @@ from graphattn.kernels.cpu.activation import emit_activation
 from graphattn.kernels.cpu.emitter import I64, Emitter, Value
 from graphattn.kernels.cpu.pull import add_weights, fresh_lanes, message_gradient, segment_sums
 from graphattn.kernels.cpu.reduce import emit_reduce
+from graphattn.kernels.cpu.reduction import Piece
 from graphattn.kernels.cpu.shape import ConstantType, Row
 from graphattn.kernels.cpu.walk import WALK, Edge, Walk
 
@@ -163,6 +164,7 @@ def reduce_message_edges(
     proj: types.Type,
     jump: types.Type,
     out: types.Type,
+    out_plane: types.Type,
     stats: types.Type,
     plane: types.Type,
 ) -> Any:
@@ -175,7 +177,7 @@ def reduce_message_edges(
             emit_reduce(MessageWalk(e, slice_, args[1:8], *args[8:13]), *args[13:])
         return context.get_dummy_value()
 
-    return types.void(row, *WALK, *[_NUMBER] * 8), codegen
+    return types.void(row, *WALK, *[_NUMBER] * 9), codegen
 
 
 @intrinsic

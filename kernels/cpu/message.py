@@ -41,7 +41,7 @@ def _reduce_rows(
                     reduce_message_edges(
                         shape.full, begin, end, Table(near, indices, size.near_row), ahead,
                         edges, head, size.weight_edge, a + at, attr, features, proj + inside,
-                        size.row_bytes, out + at, stats + at, size.plane,
+                        size.row_bytes, out + at, size.plane, stats + at, size.plane,
                     )  # fmt: skip
                     at += shape.full.wide.bytes
                     inside += shape.full.wide.bytes
@@ -50,7 +50,7 @@ def _reduce_rows(
                 reduce_message_edges(
                     shape.tail, begin, end, Table(near, indices, size.near_row), ahead,
                     edges, head, size.weight_edge, a + at, attr, features, proj + inside,
-                    size.row_bytes, out + at, stats + at, size.plane,
+                    size.row_bytes, out + at, size.plane, stats + at, size.plane,
                 )  # fmt: skip
 
 

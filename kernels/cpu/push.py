@@ -26,7 +26,7 @@ from graphattn.kernels.cpu.reduction import Piece, make_reduction
 from graphattn.kernels.cpu.rows import compute_dtype, emit_index, index_bits
 from graphattn.kernels.cpu.shape import VECTOR_BYTES, ConstantType
 from graphattn.kernels.cpu.tables import Ahead, Table, prefetch_bytes, row_ahead
-from graphattn.kernels.cpu.threads import run_chunks
+from graphattn.kernels.cpu.threads import run_chunks, threads_for
 from graphattn.kernels.cpu.walk import WALK, Walk
 from graphattn.kernels.layout import Layout
 
@@ -101,9 +101,13 @@ def push_gradient(
     if grad_out.stride()[-2:] != (width, 1):
         grad_out = grad_out.contiguous()
     x, grad_x = x.contiguous(), zeros(x, x.shape, high)
+    work = 4.0 * x.shape[0] * rows.indices.shape[0] * heads * width
+    # Two cache lines of a row at a time where that leaves a slice for every thread.
+    lanes = VECTOR_BYTES // high.itemsize
+    vectors = 2 if heads * width >= 2 * lanes * threads_for(work) else 1
     shape, cut = make_reduction(
         high == torch.float64, 1, max(heads * width, 1), reduce, False, index_bits(rows)[0], 0,
-        _STORAGE.get(x.dtype, ""), (True, False), vectors=1,
+        _STORAGE.get(x.dtype, ""), (True, False), vectors,
     )  # fmt: skip
     plane, step, row = (high.itemsize * grad_out.stride(d) for d in range(3))
     size = Sizes(
@@ -117,7 +121,6 @@ def push_gradient(
         plain = [tensor.data_ptr() for tensor in tensors]
         entry = push_slices.compiled((shape, size, 0, 0, *plain))
         bounds = list(range(cut.slices + (shape.tail_width > 0) + 1))
-        work = 4.0 * x.shape[0] * rows.indices.shape[0] * heads * width
         run_chunks(lambda first, last: entry(shape, size, first, last, *plain), bounds, work)
     return grad_x.to(x.dtype)
 
