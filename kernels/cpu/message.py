@@ -55,8 +55,8 @@ def _reduce_rows(
 
 
 def _change_rows(
-    shape, size, first, last, indptr, indices, edges, own, near_rows, jump, pulls, pulls_row, weight, attr,
-    features, proj, grad, grad_weight, grad_attr, grad_proj,
+    shape, size, first, last, indptr, indices, edges, own, near_rows, jump, pulls, pulls_row,
+    weight, attr, features, proj, grad, grad_weight, grad_attr, grad_proj,
 ):  # fmt: skip
     """Gradients of the rows' own numbers; ``jump``: bytes between two gathered rows.
 
