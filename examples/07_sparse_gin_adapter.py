@@ -2,6 +2,7 @@
 
 The transformer is pretrained here, on sentences of a small grammar, and then meets another grammar
 of the same letters. Three seeds; a table of validation loss and generalisation gap, and a picture.
+LoRA of the same size reaches the lower loss here, and the smaller gap.
 
 Run: python examples/07_sparse_gin_adapter.py [--steps 400] [--out adapter.png]
 """

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 USAGE = """usage: graphattn COMMAND [ARGUMENTS]
 
 commands:
-  train [NAME]      train a model on a data set; without arguments, a graph transformer on
-                    the generated minesweeper graph (two minutes on two cores, no download)
+  train [NAME]      train a model on a data set, one graph or many; without arguments, a graph
+                    transformer on the generated minesweeper graph (two minutes on two cores,
+                    no download)
   evaluate RUN      compute the scores of a finished run anew
   protocol [NAME]   run seeds or fixed splits and print the leaderboard's row
   partition [NAME]  write a data set as a store on disk (--out FOLDER), for graphs beyond memory

@@ -22,8 +22,10 @@ class TANGNN(nn.Module):
         z = \mathrm{TopM}(x)
 
     In training :math:`N_f(v)` are at most f neighbours drawn anew in every step (from torch's
-    generator); in evaluation all of them, so that it is deterministic. This is the idea of the
-    paper, not its code, whose global part never reaches the loss.
+    generator); in evaluation all of them, so that it is deterministic. On mini-batches of
+    :class:`graphattn.sampling.NeighborSampler` the neighbours are those that were sampled, and the
+    global part chooses among the nodes of the batch; evaluation chooses among all nodes. This is
+    the idea of the paper, not its code, whose global part never reaches the loss.
 
     Args:
         in_channels: Width of the node features.

@@ -14,6 +14,8 @@ from graphattn.ops.top_m import check_m
 
 FORMS = ("attention", "pooled")
 GATES = ("sigmoid", "straight-through", "none")
+BLOCK_NUMBERS = 2**18
+"""Numbers of a block of rows that are worked on together."""
 
 
 class TopMAttention(nn.Module):
@@ -90,19 +92,32 @@ class TopMAttention(nn.Module):
             ``[N, D]``. Without nodes nothing is chosen.
         """
         check_nodes(x)
-        scores = self.scores(x)
+        with torch.no_grad():
+            scores = torch.cat([self.scores(x[rows]) for rows in _blocks(x)])
         chosen, owner = self.choose(scores, batch)
-        gate = self._gate(scores[chosen])[:, None]
-        if self.form == "pooled":
-            return self._pooled(x[chosen] * gate, owner, batch, x.shape[0])
-        query = self._split(self.lin_query(x))
+        # The choice has no gradient, so that only the chosen nodes' scores need one.
         near = x[chosen]
+        gate = self._gate(self.scores(near))[:, None]
+        if self.form == "pooled":
+            return self._pooled(near * gate, owner, batch, x.shape[0])
         key, value = self._split(self.lin_key(near)), self._split(self.lin_value(near) * gate)
-        if batch is None or owner is None:
-            out = shared_key_attention(query, key, value)
-        else:
-            out = attention(query, key, value, _own_tokens(owner, batch))
-        return cast(Tensor, self.lin_out(out.flatten(1)))
+        if batch is not None and owner is not None:
+            query = self._split(self.lin_query(x))
+            found = attention(query, key, value, _own_tokens(owner, batch))
+            return cast(Tensor, self.lin_out(found.flatten(1)))
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._attend(x, key, value)
+        first, *others = _blocks(x)
+        found = self._attend(x[first], key, value)
+        out = found.new_empty(x.shape)
+        out[first] = found
+        for rows in others:
+            out[rows] = self._attend(x[rows], key, value)
+        return out
+
+    def _attend(self, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        query = self._split(self.lin_query(x))
+        return cast(Tensor, self.lin_out(shared_key_attention(query, key, value).flatten(1)))
 
     def scores(self, x: Tensor) -> Tensor:
         """Cosine of relu(x) and the vector, [N]."""
@@ -179,6 +194,16 @@ class _PooledBlock(nn.Module):
             found = attention(query, key, value, _own_tokens(owner, owner))
         x = self.norm1(x + self.dropout(self.lin_out(found.flatten(1))))
         return cast(Tensor, self.norm2(x + self.dropout(self.feed_forward(x))))
+
+
+def _blocks(x: Tensor) -> list[slice]:
+    """Rows in blocks whose intermediate results are written again and again in the same place.
+
+    Of all rows at once, each of them would be fresh memory, whose pages cost more than the work.
+    """
+    count = x.shape[0]
+    step = max(count if torch.compiler.is_compiling() else BLOCK_NUMBERS // max(x.shape[1], 1), 1)
+    return [slice(first, first + step) for first in range(0, max(count, 1), step)]
 
 
 def _largest(scores: Tensor, m: int) -> Tensor:

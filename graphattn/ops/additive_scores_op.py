@@ -51,7 +51,8 @@ def scores_of_edges(
 ) -> Tensor:
     terms = _Terms(query, key, att, edge_attr, edge_proj).contiguous()
     shape = query.shape[0], rows[1].shape[0], query.shape[2]
-    layout, nothing = unflatten(rows), query.new_zeros(shape, dtype=accumulate_dtype(query))
+    # The gradient of a weight does not look at the weight.
+    layout, nothing = unflatten(rows), query.new_empty(shape, dtype=accumulate_dtype(query))
     found: Tensor = kernels(impl, "message").message_backward(
         terms.pulls(terms.query), terms.query, terms.key, nothing, edge_attr, edge_proj,
         layout, layout, activation=activation, slope=slope, reduce=("sum",),

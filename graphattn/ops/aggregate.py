@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any, Literal, overload
 
+import torch
 from torch import Tensor
 
 from graphattn.graph import CSRGraph, as_graph
@@ -34,6 +35,19 @@ def aggregate(
     weight: Tensor | None = None,
     reduce: Sequence[str] = ...,
     *,
+    cat: Literal[True],
+    heads: bool | None = None,
+    impl: str = "auto",
+) -> Tensor: ...
+
+
+@overload
+def aggregate(
+    x: Tensor,
+    graph: Any,
+    weight: Tensor | None = None,
+    reduce: Sequence[str] = ...,
+    *,
     heads: bool | None = None,
     impl: str = "auto",
 ) -> list[Tensor]: ...
@@ -45,6 +59,7 @@ def aggregate(
     weight: Tensor | None = None,
     reduce: str | Sequence[str] = "sum",
     *,
+    cat: bool = False,
     heads: bool | None = None,
     impl: str = "auto",
 ) -> Tensor | list[Tensor]:
@@ -62,6 +77,8 @@ def aggregate(
         reduce: ``"sum"``, ``"mean"`` (divides by the number of edges, not by the weights),
             ``"min"``, ``"max"``, ``"var"`` (biased), ``"std"`` (its root, and 0 up to a variance
             of 1e-5, as in PyG), or a list of them, which costs one pass over the edges in all.
+        cat: Of a list: one tensor ``[..., len(reduce) * D]`` with the results of a row side by
+            side, as ``torch.cat(results, -1)``; on the CPU they are written there at once.
         heads: Whether x has a head dimension; ``None`` finds out from the shapes, and asks where
             they fit both ways.
         impl: ``"auto"``, ``"reference"``, ``"cpu"`` (Numba) or ``"triton"``; never changes the
@@ -97,16 +114,29 @@ def aggregate(
     per_edge, per_head = edge_factor(weight, graph, x, lead, tail[0] if split else None)
     nodes = x.reshape(math.prod(lead), graph.num_cols, *folded(tail, per_head))
     unique = tuple(name for name in reference.REDUCTIONS if name in names)
-    out = _run(resolve(impl, x.device), nodes, per_edge, graph, unique)
+    impl = resolve(impl, x.device)
+    # torch.vmap expects the batch in one place.
+    mapped = torch._C._are_functorch_transforms_active()
+    if cat and impl == "cpu" and len(set(names)) == len(names) and not mapped:
+        out = _run(impl, nodes, per_edge, graph, tuple(names), True)
+        out = out.reshape(*lead, graph.num_rows, len(names), *tail)
+        return (out.transpose(-3, -2) if split else out).flatten(-2)
+    out = _run(impl, nodes, per_edge, graph, unique, False)
     out = out.reshape(len(unique), *lead, graph.num_rows, *tail)
     if isinstance(reduce, str):
         return out.squeeze(0)
     found = dict(zip(unique, out.unbind(0), strict=True))
-    return [found[name] for name in names]
+    results = [found[name] for name in names]
+    return torch.cat(results, -1) if cat else results
 
 
 def _run(
-    impl: str, x: Tensor, weight: Tensor | None, graph: CSRGraph, names: tuple[str, ...]
+    impl: str,
+    x: Tensor,
+    weight: Tensor | None,
+    graph: CSRGraph,
+    names: tuple[str, ...],
+    side_by_side: bool,
 ) -> Tensor:
     """Call the reference with plain autograd, or the fused operator."""
     if impl == "reference":
@@ -114,5 +144,5 @@ def _run(
     check_reverse_mode(impl)
     cols = flat(graph.t().rows_layout(impl)) if may_train(x, weight) else []
     rows = flat(graph.rows_layout(impl))
-    out: Tensor = reduce_messages(x, weight, rows, cols, ",".join(names), impl)[0]
+    out: Tensor = reduce_messages(x, weight, rows, cols, ",".join(names), side_by_side, impl)[0]
     return out

@@ -1,7 +1,8 @@
 """Schema, fake kernels and derivative of the fused aggregation operator.
 
 Two opaque operators: ``graphattn::aggregate`` and ``graphattn::aggregate_backward``. The names of
-the reductions travel as one comma-separated string, graphs as flat tensor lists.
+the reductions travel as one comma-separated string, graphs as flat tensor lists. ``side_by_side``
+lays the results of a row beside each other, out [B, R, len(reduce), H, D].
 """
 
 from collections.abc import Sequence
@@ -28,15 +29,22 @@ def _reduce(
     rows: Sequence[Tensor],
     cols: Sequence[Tensor],
     reduce: str,
+    side_by_side: bool,
     impl: str,
 ) -> tuple[Tensor, Tensor]:
-    out, stats = kernels(impl, "aggregate").aggregate_forward(
-        x.contiguous(),
-        None if weight is None else weight.contiguous(),
-        unflatten(rows),
-        reduce=tuple(reduce.split(",")),
-    )
-    return out, stats
+    names, form = tuple(reduce.split(",")), (x.shape[0], rows[0].shape[0] - 1, *x.shape[2:])
+    given = x.contiguous(), None if weight is None else weight.contiguous(), unflatten(rows)
+    forward = kernels(impl, "aggregate").aggregate_forward
+    if impl == "cpu":
+        found: tuple[Tensor, Tensor] = forward(
+            *given, reduce=names, side_by_side=side_by_side, kept=bool(cols)
+        )
+        return found
+    out, stats = forward(*given, reduce=names)
+    if side_by_side:
+        out = out.permute(1, 2, 0, 3, 4).contiguous()
+    # Without columns there is no backward pass, which alone reads the statistics.
+    return out, stats if cols else stats.new_empty((0, *form))
 
 
 aggregate_op = torch.library.custom_op("graphattn::aggregate", _reduce, mutates_args=())
@@ -49,12 +57,15 @@ def _(
     rows: Sequence[Tensor],
     cols: Sequence[Tensor],
     reduce: str,
+    side_by_side: bool,
     impl: str,
 ) -> tuple[Tensor, Tensor]:
-    names = tuple(reduce.split(","))
-    shape = x.shape[0], rows[0].shape[0] - 1, *x.shape[2:]
-    out = x.new_empty((len(names), *shape))
-    return out, x.new_empty((num_stats(names), *shape), dtype=accumulate_dtype(x))
+    names, lead, tail = tuple(reduce.split(",")), (x.shape[0], rows[0].shape[0] - 1), x.shape[2:]
+    first = (*lead, len(names)) if side_by_side else (len(names), *lead)
+    count = num_stats(names) if cols else 0
+    return x.new_empty((*first, *tail)), x.new_empty(
+        (count, *lead, *tail), dtype=accumulate_dtype(x)
+    )
 
 
 def _pull(
@@ -62,14 +73,18 @@ def _pull(
     stats: Tensor,
     x: Tensor | None,
     weight: Tensor | None,
-    indptr: Tensor,
+    rows: Sequence[Tensor],
     cols: Sequence[Tensor],
     reduce: str,
     impl: str,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor]:
     names = tuple(reduce.split(","))
-    pulls = reference.message_pulls(grad_out.contiguous(), stats, indptr, reduce=names)
+    if impl == "cpu" and x is not None and kernels(impl, "push").push_pays(names, stats, weight):
+        push = kernels(impl, "push").push_gradient
+        grad_x = push(grad_out, stats, x, unflatten(rows), reduce=names)
+        return grad_x, grad_x.new_empty(0)
+    pulls = reference.message_pulls(grad_out.contiguous(), stats, rows[0], reduce=names)
     return kernels(impl, "aggregate").aggregate_backward(  # type: ignore[no-any-return]
         pulls,
         None if x is None else x.contiguous(),
@@ -93,7 +108,7 @@ def _(
     stats: Tensor,
     x: Tensor | None,
     weight: Tensor | None,
-    indptr: Tensor,
+    rows: Sequence[Tensor],
     cols: Sequence[Tensor],
     reduce: str,
     impl: str,
@@ -118,13 +133,16 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
     (x, weight), (stats,), rows, cols, options = saved(ctx, 1)
     needs = [bool(ctx.needs_input_grad[0]), bool(ctx.needs_input_grad[1])]
-    nothing = [None] * len(rows), [None] * len(cols), None, None
+    nothing = [None] * len(rows), [None] * len(cols), None, None, None
+    reduce, side_by_side, impl = options
     if grad_out is None:
         return None, None, *nothing
+    if side_by_side:
+        grad_out = grad_out.permute(2, 0, 1, 3, 4)
     if torch.is_grad_enabled():
-        found = _differentiable_backward(grad_out, x, weight, rows, cols, options[0], needs)
+        found = _differentiable_backward(grad_out, x, weight, rows, cols, reduce, needs)
     else:
-        found = pull_messages(grad_out, stats, x, weight, rows[0], cols, *options, needs)
+        found = pull_messages(grad_out, stats, x, weight, rows, cols, reduce, impl, needs)
     return *needed(found, needs), *nothing
 
 

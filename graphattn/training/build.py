@@ -13,7 +13,7 @@ from graphattn.nn.sums import world_size
 from graphattn.training import tasks
 from graphattn.training.config import ModelConfig, TrainConfig, flat
 from graphattn.training.config_file import near_names
-from graphattn.training.inputs import Inputs, attended, load_nodes, make_inputs, select_split
+from graphattn.training.inputs import Inputs, attended, load_items, make_inputs, select_split
 from graphattn.training.loop import Supervision
 from graphattn.training.seed import seed_everything
 
@@ -65,17 +65,19 @@ def prepare(config: TrainConfig, dataset: NodeDataset | None = None) -> Prepared
     """
     check_values(config)
     device = pick_device(config.loop.device)
-    dataset = load_nodes(config.data) if dataset is None else dataset
+    dataset = load_items(config.data) if dataset is None else dataset
     split = select_split(dataset, config.data.split)
     inputs = make_inputs(dataset, config.data, config.encoding)
     channels = tasks.out_channels(dataset.task, dataset.num_classes)
     pe_dim = 0 if inputs.pe is None else inputs.pe.shape[1]
     seed_everything(config.loop.seed)
-    model = build_model(config.model, inputs.x.shape[1], channels, pe_dim, inputs.x.shape[0])
+    ptr = dataset.data.get("graph_ptr")
+    size = inputs.x.shape[1], channels, pe_dim, inputs.x.shape[0]
+    model = build_model(config.model, *size, pool=ptr is not None)
     wanted = bool(getattr(model, "self_loops", False))
     undirected = dataset.data.get("csr_undirected")
     graph = attended(dataset.name, inputs.graph, config.data.self_loops, wanted, undirected)
-    inputs = _fed(inputs, model, graph, config)
+    inputs = _fed(inputs, model, graph, config, ptr)
     return Prepared(
         dataset,
         split,
@@ -86,8 +88,17 @@ def prepare(config: TrainConfig, dataset: NodeDataset | None = None) -> Prepared
     )
 
 
-def _fed(inputs: Inputs, model: nn.Module, graph: CSRGraph, config: TrainConfig) -> Inputs:
-    """The full graph, or batches: only these need the samplers, which load PyG."""
+def _fed(
+    inputs: Inputs, model: nn.Module, graph: CSRGraph, config: TrainConfig, ptr: Tensor | None
+) -> Inputs:
+    """The full graph, or batches: only these need the samplers, which load PyG.
+
+    ``ptr``: where the nodes of each graph begin, in a set of graphs.
+    """
+    if ptr is not None:
+        from graphattn.training.graph_sets import graph_batches
+
+        return graph_batches(inputs, graph, ptr, config.sampling, config.loop.seed)
     if not config.sampling.batch_size and getattr(model, "batched", None) is None:
         if world_size() > 1:
             raise ValueError(
@@ -167,16 +178,23 @@ def find_model(name: str) -> tuple[type[nn.Module], dict[str, Any]]:
 
 
 def build_model(
-    config: ModelConfig, in_channels: int, out_channels: int, pe_dim: int = 0, num_nodes: int = 1
+    config: ModelConfig,
+    in_channels: int,
+    out_channels: int,
+    pe_dim: int = 0,
+    num_nodes: int = 1,
+    *,
+    pool: bool = False,
 ) -> nn.Module:
     """Constructs a model from its section of the configuration.
 
     Args:
         config: Section ``model``; ``options`` go to the constructor and override what is fixed.
         in_channels: Features per node.
-        out_channels: Outputs per node.
+        out_channels: Outputs per node or graph.
         pe_dim: Width of the positional encoding; 0 without one.
         num_nodes: Nodes of the graph, for models that keep something per node.
+        pool: Whether an output belongs to a graph instead of a node.
 
     Raises:
         ValueError: If the constructor does not know an option.
@@ -185,6 +203,8 @@ def build_model(
     keywords = {"norm": config.norm, "dropout": config.dropout, "pe_dim": pe_dim}
     if getattr(kind, "per_node", False):
         keywords["num_nodes"] = num_nodes
+    if pool:
+        keywords["pool"] = "mean"
     keywords |= fixed | config.options
     size = (in_channels, config.width, out_channels, config.layers, config.heads)
     try:

@@ -111,7 +111,8 @@ class SamplingConfig:
     """Mini-batches.
 
     Attributes:
-        batch_size: Seed nodes per step; 0 trains on the full graph, where the model can.
+        batch_size: Seed nodes per step, or graphs of a set of graphs; 0 takes all at once, where
+            the model can.
         num_neighbors: Fan-out per layer of models that read neighbours; -1 takes all.
         tokens: Tokens per node of large-gt, itself included (published: 50 or 100).
         mode: How tokens are drawn, exact (published) or walk.

@@ -91,11 +91,22 @@ class Inputs:
 
 
 def load_nodes(config: DataConfig) -> NodeDataset:
-    """Loads the data set of a configuration.
+    """Loads the data set of a configuration whose nodes carry the labels.
 
     Raises:
-        ValueError: If it is a set of graphs, or lacks the split asked for.
+        ValueError: If it is a set of graphs.
     """
+    dataset = load_items(config)
+    if dataset.data.get("graph_ptr") is not None:
+        raise ValueError(
+            f"{config.name} is a set of graphs; this command reads one graph whose nodes carry the "
+            "labels. graphattn train, protocol and evaluate take sets of graphs"
+        )
+    return dataset
+
+
+def load_items(config: DataConfig) -> NodeDataset:
+    """Loads the data set of a configuration: a graph, or the union of a set of graphs."""
     from graphattn.datasets.base import NodeDataset
     from graphattn.datasets.catalogue import load_dataset
 
@@ -112,12 +123,11 @@ def load_nodes(config: DataConfig) -> NodeDataset:
         seed=config.split_seed,
         **config.options,
     )
-    if not isinstance(dataset, NodeDataset):
-        raise ValueError(
-            f"{config.name} is a set of graphs; this command trains on one graph whose nodes carry "
-            "the labels. Batch the graphs with PyG's DataLoader and pass batch= to the model"
-        )
-    return dataset
+    if isinstance(dataset, NodeDataset):
+        return dataset
+    from graphattn.training.graph_sets import as_union
+
+    return as_union(dataset)
 
 
 def graph_of(dataset: NodeDataset) -> CSRGraph:
@@ -164,6 +174,11 @@ def make_inputs(dataset: NodeDataset, data: DataConfig, encoding: EncodingConfig
     graph = graph_of(dataset)
     flip = None
     if encoding.kind == "laplacian":
+        if dataset.data.get("graph_ptr") is not None:
+            raise ValueError(
+                "encoding.kind laplacian is of one graph, and this is a set of graphs; use "
+                "--encoding.kind random-walk"
+            )
         from graphattn.encodings import flip_signs
 
         def flip(pe: Tensor) -> Tensor:
@@ -203,8 +218,9 @@ def features(dataset: NodeDataset, normalize: bool) -> Tensor:
             "degrees or a positional encoding, in a folder of .npy files"
         )
     x = data.x if data.x is not None else _mean_of_edges(data)
-    # A store's halves stay on the disk: batches widen what they read.
-    x = x if data.get("csr") is not None and not normalize else x.float()
+    # A store's halves stay on the disk, and atoms stay bytes: batches widen what they read.
+    kept = data.get("csr") is not None or data.get("graph_ptr") is not None
+    x = x if kept and not normalize else x.float()
     return x / x.sum(1, keepdim=True).clamp(min=1.0) if normalize else x
 
 

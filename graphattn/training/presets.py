@@ -136,6 +136,21 @@ _LARGE_GT: Settings = {
 }
 
 
+# Sets of graphs, by the start of their names; examples/bench/graph_level.py has what they reach.
+_GRAPH_SETS = ("ogbg-mol", "mutag", "ptc", "enzymes", "proteins", "dd", "nci", "collab", "imdb")
+_GRAPH_SETS += ("reddit-binary", "reddit-multi")
+_GRAPH_LEVEL: Settings = {
+    "model.layers": 4,
+    "model.width": 64,
+    "model.heads": 8,
+    "model.dropout": 0.2,
+    "model.norm": "batch",
+    "optim.lr": 1e-3,
+    "sampling.batch_size": 64,
+    "loop.epochs": 100,
+}
+
+
 def preset(data: str, model: str) -> Settings:
     """Returns the dotted settings for a data set and a model; empty where nothing is known.
 
@@ -152,6 +167,9 @@ def preset(data: str, model: str) -> Settings:
         settings["data.undirected"] = True
     if model == "large-gt":
         return settings | _LARGE_GT
+    if name.startswith(_GRAPH_SETS):
+        lonely = {"model.heads": 1} if model in BASELINES or model == "sinc" else {}
+        return settings | _GRAPH_LEVEL | lonely
     if model == "sinc":
         return settings | (_SINC if name == "ogbn-arxiv" else {"model.heads": 1})
     return settings | (_baseline(name, model) if model in BASELINES else _transformer(name))

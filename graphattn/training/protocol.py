@@ -16,7 +16,7 @@ from graphattn.training import recorder as record
 from graphattn.training import tasks
 from graphattn.training.build import check_values
 from graphattn.training.config import TrainConfig, flat
-from graphattn.training.inputs import load_nodes, say
+from graphattn.training.inputs import load_items, say
 from graphattn.training.run import train_run
 
 RESULTS = "results.json"
@@ -86,7 +86,7 @@ def run_protocol(
     Returns:
         The content of ``results.json``: ``summary`` and ``runs``.
     """
-    dataset = load_nodes(config.data)
+    dataset = load_items(config.data)
     pairs = choose_runs(len(dataset.splits), splits, seeds, config)
     check_values(config)  # before the folder is made: a wrong name leaves none
     folder = default_folder(config) if folder is None else folder

@@ -13,8 +13,8 @@ from numba.core import cgutils
 from graphattn.kernels.cpu.emitter import Emitter, Value
 from graphattn.kernels.cpu.reduction import Reduction
 
-# As kernels/reference/aggregate.py: std is 0 up to this variance.
-_LEAST_VARIANCE = 1e-5
+LEAST_VARIANCE = 1e-5
+"""As kernels/reference/aggregate.py: std is 0 up to this variance."""
 
 
 class Message(NamedTuple):
@@ -23,6 +23,16 @@ class Message(NamedTuple):
     x: Value
     factor: Value | None
     product: Value
+
+
+def square_root(e: Emitter, vector: Value) -> Value:
+    """The root of every lane."""
+    kind = vector.type
+    name = f"llvm.sqrt.v{kind.count}f{8 * e.itemsize}"
+    function = ir.FunctionType(kind, [kind])
+    return e.builder.call(
+        cgutils.get_or_insert_function(e.builder.module, function, name), [vector]
+    )
 
 
 class Accumulator:
@@ -145,10 +155,8 @@ class _Spread(Accumulator):
     def finish(self, count: Value, found: dict[str, Value]) -> list[Value]:
         e, b = self.e, self.e.builder
         variance = b.fdiv(self.get("moment"), e.splat(count, self.lanes))
-        name = f"llvm.sqrt.v{self.lanes}f{8 * e.itemsize}"
-        function = ir.FunctionType(self.kind, [self.kind])
-        root = b.call(cgutils.get_or_insert_function(b.module, function, name), [variance])
-        least, zero = self.constant(_LEAST_VARIANCE), self.constant(0.0)
+        root = square_root(e, variance)
+        least, zero = self.constant(LEAST_VARIANCE), self.constant(0.0)
         found["var"], found["std"] = variance, e.select("<=", variance, least, zero, root)
         return [b.fadd(self.get("base"), self.get("mean")), variance]
 

@@ -4,6 +4,7 @@ The definition is kernels/reference/aggregate.py. Machine code is made per (dtyp
 reductions, weighted or not), at the first use of each; widths that end alike share it.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -28,7 +29,8 @@ class Sizes(NamedTuple):
     A row is walked ``outer`` times ``slices`` slices. ``row_bytes`` and ``outer_bytes``: of a row
     of results and of one outer part of it; ``near_*``: the same of what is gathered, one term.
     ``weight_edge`` and ``weight_batch``: bytes between the weights of two edges, and of two batch
-    entries (0 where these share them); ``plane``: between two results.
+    entries (0 where these share them); ``plane``: between two statistics; ``out_plane`` and
+    ``out_row``: between two results, and between theirs of two rows.
     """
 
     batch: int
@@ -44,6 +46,8 @@ class Sizes(NamedTuple):
     weight_edge: int
     weight_batch: int
     plane: int
+    out_plane: int
+    out_row: int
 
 
 def _reduce_rows(shape, size, first, last, indptr, indices, edges, x, weight, out, stats):
@@ -53,21 +57,23 @@ def _reduce_rows(shape, size, first, last, indptr, indices, edges, x, weight, ou
         source, factors = x + b * size.columns * size.near_row, weight + b * size.weight_batch
         for i in range(first, last):
             begin, end = read_integer(indptr, i), read_integer(indptr, i + 1)
-            row = (b * size.rows + i) * size.row_bytes
+            row, to = (b * size.rows + i) * size.row_bytes, out + (b * size.rows + i) * size.out_row
             for part in range(size.outer):
-                at, near = row + part * size.outer_bytes, source + part * size.near_outer
+                at, near = part * size.outer_bytes, source + part * size.near_outer
                 head = factors + part * shape.itemsize
                 for _ in range(size.slices):
                     reduce_edges(
                         shape.full, begin, end, Table(near, indices, size.near_row), ahead,
-                        edges, head, size.weight_edge, out + at, stats + at, size.plane,
+                        edges, head, size.weight_edge, to + at, size.out_plane,
+                        stats + row + at, size.plane,
                     )  # fmt: skip
                     at += shape.full.wide.bytes
                     near += shape.full.bytes
                     head += shape.head_step
                 reduce_edges(
                     shape.tail, begin, end, Table(near, indices, size.near_row), ahead,
-                    edges, head, size.weight_edge, out + at, stats + at, size.plane,
+                    edges, head, size.weight_edge, to + at, size.out_plane, stats + row + at,
+                    size.plane,
                 )  # fmt: skip
 
 
@@ -108,21 +114,29 @@ pull_columns = Kernel(_pull_columns)
 
 
 def aggregate_forward(
-    x: Tensor, weight: Tensor | None, rows: Layout, *, reduce: tuple[str, ...]
+    x: Tensor,
+    weight: Tensor | None,
+    rows: Layout,
+    *,
+    reduce: tuple[str, ...],
+    side_by_side: bool = False,
+    kept: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Reduce the messages of every row; meaning as in kernels/reference.
 
     x [B, C, H, D], weight [1 or B, E, H] or None -> out [len(reduce), B, R, H, D] and stats
-    [S, B, R, H, D]. Half-precision rows are gathered as they are; results are float32 until the
-    end. Memory: these.
+    [S, B, R, H, D], S = 0 unless ``kept``. ``side_by_side``: out [B, R, len(reduce), H, D].
+    Half-precision rows are gathered as they are; results are float32 until the end. Memory: these.
     """
     high = compute_dtype(x)
     shape, size = pass_sizes(x, x.shape, weight, rows, reduce, None)
-    factor = contiguous(weight, high)
-    out, stats = (
-        empty(x, (count, x.shape[0], size.rows, *x.shape[2:]), high)
-        for count in (len(reduce), shape.terms - shape.linear)
-    )
+    shape, factor = shape if kept else replace(shape, kept=False), contiguous(weight, high)
+    form, count = (x.shape[0], size.rows), shape.terms - shape.linear if kept else 0
+    stats = empty(x, (count, *form, *x.shape[2:]), high)
+    lead = (*form, len(reduce)) if side_by_side else (len(reduce), *form)
+    out = empty(x, (*lead, *x.shape[2:]), high)
+    if side_by_side:
+        size = size._replace(out_plane=size.row_bytes, out_row=len(reduce) * size.row_bytes)
     if out.numel() > 0:
         work = rows.indices.shape[0] * x.shape[0] * x.shape[2] * x.shape[3]
         run_rows(reduce_rows, shape, size, rows, work, x.contiguous(), factor, out, stats)
@@ -196,6 +210,8 @@ def pass_sizes(
         weight_edge=weight_edge,
         weight_batch=layout.indices.shape[0] * weight_edge if batched else 0,
         plane=batch * rows * heads * width * high.itemsize,
+        out_plane=batch * rows * heads * width * high.itemsize,
+        out_row=heads * width * high.itemsize,
     )
     return shape, size
 

@@ -9,7 +9,7 @@ from numba.extending import intrinsic
 from graphattn.kernels.cpu.accumulators import Message, plain_sum
 from graphattn.kernels.cpu.activation import emit_activation
 from graphattn.kernels.cpu.emitter import I64, Emitter, Value
-from graphattn.kernels.cpu.pull import add_weights, message_gradient, segment_sums
+from graphattn.kernels.cpu.pull import add_weights, fresh_lanes, message_gradient, segment_sums
 from graphattn.kernels.cpu.reduce import emit_reduce
 from graphattn.kernels.cpu.reduction import Piece
 from graphattn.kernels.cpu.shape import ConstantType, Row
@@ -107,7 +107,7 @@ def _emit_change(
                 if message.factor is not None:
                     change = b.fmul(message.factor, change)
                 total.step(Message(change, None, change))
-                changes.append(_fresh(e, piece, change))
+                changes.append(fresh_lanes(e, piece, change))
             if shape.needs[1]:
                 at = b.add(grad_weight, b.mul(edge.id, walk.weight_jump))
                 add_weights(walk, products, at, again)
@@ -118,15 +118,6 @@ def _emit_change(
     for piece, total in zip(walk.pieces, sums, strict=True):
         if shape.needs[0]:
             walk.store(total.result(), grad, piece)
-
-
-def _fresh(e: Emitter, piece: Piece, vector: Value) -> Value:
-    """0 in the lanes that the piece before covers too."""
-    if piece.fresh == piece.lanes:
-        return vector
-    new = [0] * (piece.lanes - piece.fresh) + [1] * piece.fresh
-    mask = ir.Constant(ir.VectorType(ir.IntType(1), piece.lanes), new)
-    return e.builder.select(mask, vector, vector.type(None))
 
 
 def _emit_features(
@@ -173,6 +164,7 @@ def reduce_message_edges(
     proj: types.Type,
     jump: types.Type,
     out: types.Type,
+    out_plane: types.Type,
     stats: types.Type,
     plane: types.Type,
 ) -> Any:
@@ -185,7 +177,7 @@ def reduce_message_edges(
             emit_reduce(MessageWalk(e, slice_, args[1:8], *args[8:13]), *args[13:])
         return context.get_dummy_value()
 
-    return types.void(row, *WALK, *[_NUMBER] * 8), codegen
+    return types.void(row, *WALK, *[_NUMBER] * 9), codegen
 
 
 @intrinsic

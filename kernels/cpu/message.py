@@ -41,7 +41,7 @@ def _reduce_rows(
                     reduce_message_edges(
                         shape.full, begin, end, Table(near, indices, size.near_row), ahead,
                         edges, head, size.weight_edge, a + at, attr, features, proj + inside,
-                        size.row_bytes, out + at, stats + at, size.plane,
+                        size.row_bytes, out + at, size.plane, stats + at, size.plane,
                     )  # fmt: skip
                     at += shape.full.wide.bytes
                     inside += shape.full.wide.bytes
@@ -50,21 +50,27 @@ def _reduce_rows(
                 reduce_message_edges(
                     shape.tail, begin, end, Table(near, indices, size.near_row), ahead,
                     edges, head, size.weight_edge, a + at, attr, features, proj + inside,
-                    size.row_bytes, out + at, stats + at, size.plane,
+                    size.row_bytes, out + at, size.plane, stats + at, size.plane,
                 )  # fmt: skip
 
 
 def _change_rows(
-    shape, size, first, last, indptr, indices, edges, own, near_rows, jump, pulls, weight, attr,
-    features, proj, grad, grad_weight, grad_attr, grad_proj,
+    shape, size, first, last, indptr, indices, edges, own, near_rows, jump, pulls, pulls_row,
+    weight, attr, features, proj, grad, grad_weight, grad_attr, grad_proj,
 ):  # fmt: skip
-    """Gradients of the rows' own numbers; ``jump``: bytes between two gathered rows."""
+    """Gradients of the rows' own numbers; ``jump``: bytes between two gathered rows.
+
+    ``pulls_row``: bytes between the terms of two rows, 0 where all have the same.
+    """
     ahead = Ahead(indices, size.last)
     for n in range(size.batch):
         source, shift = near_rows + n * size.columns * jump, n * size.weight_batch
         for i in range(first, last):
             begin, end = read_integer(indptr, i), read_integer(indptr, i + 1)
-            row = (n * size.rows + i) * size.row_bytes
+            row, terms = (
+                (n * size.rows + i) * size.row_bytes,
+                pulls + (n * size.rows + i) * pulls_row,
+            )
             for part in range(size.outer):
                 inside = part * size.outer_bytes
                 head = shift + part * shape.itemsize
@@ -76,7 +82,7 @@ def _change_rows(
                         shape.full, begin, end, Table(source + inside, indices, jump), ahead,
                         edges, weight + head, size.weight_edge, own + row + inside, attr, features,
                         proj + inside, size.row_bytes, grad + row + inside, grad_weight + head,
-                        again, pulls + row * shape.terms + inside, size.row_bytes, grad_attr,
+                        again, terms + inside, size.row_bytes, grad_attr,
                         attr_again, grad_proj + inside,
                     )  # fmt: skip
                     inside += shape.full.wide.bytes
@@ -87,7 +93,7 @@ def _change_rows(
                     shape.tail, begin, end, Table(source + inside, indices, jump), ahead,
                     edges, weight + head, size.weight_edge, own + row + inside, attr, features,
                     proj + inside, size.row_bytes, grad + row + inside, grad_weight + head,
-                    again, pulls + row * shape.terms + inside, size.row_bytes, grad_attr,
+                    again, terms + inside, size.row_bytes, grad_attr,
                     attr_again, grad_proj + inside,
                 )  # fmt: skip
 
@@ -150,25 +156,25 @@ def message_backward(
     given = (a, b, weight, edge_attr, edge_proj)
     needs = tuple(n and t is not None for n, t in zip(needs, given, strict=True))
     a_wide, b_wide, pulls = a.to(high).contiguous(), b.to(high).contiguous(), pulls.to(high)
+    fresh = empty if a.numel() > 0 and b.numel() > 0 else zeros
     edge = contiguous(weight, high), *_features(edge_attr, edge_proj, high)
     grads = [
-        None if not n or t is None else zeros(t, t.shape, high)
+        None if not n or t is None else fresh(t, t.shape, high)
         for n, t in zip(needs, given, strict=True)
     ]
     options = activation, slope, edge_attr is not None
     if a.numel() > 0 and (needs[0] or any(needs[2:])):
         shape, size = pass_sizes(b_wide, b.shape, weight, rows, reduce, (needs[0], needs[2]))
         shape = _message_shape(shape, *options, index_bits(rows)[1], True, needs[3:])
-        _by_rows(
-            shape, size, rows, _work(a, rows), (a_wide, b_wide, pulls.contiguous()), edge, grads
-        )
+        _by_rows(shape, size, rows, _work(a, rows), (a_wide, b_wide, pulls), edge, grads)
     if b.numel() > 0 and needs[1]:
         shape, size = pass_sizes(a_wide, a.shape, weight, cols, reduce, (True, False))
         shape = _message_shape(shape, *options, index_bits(cols)[1], False)
-        table = torch.cat([a_wide.unsqueeze(2), pulls], 2)
+        table = empty(a_wide, (*a.shape[:2], 1 + pulls.shape[2], *a.shape[2:]))
+        table[:, :, 0], table[:, :, 1:] = a_wide, pulls
         run_rows(
             change_rows, shape, size, cols, _work(b, cols), b_wide, table,
-            table.shape[2] * size.row_bytes, None, *edge, grads[1], None, None, None,
+            table.shape[2] * size.row_bytes, None, 0, *edge, grads[1], None, None, None,
         )  # fmt: skip
     return tuple(
         None if g is None or t is None else g.to(t.dtype) for g, t in zip(grads, given, strict=True)
@@ -187,7 +193,10 @@ def _by_rows(
     """The walk over rows; the projection's gradient in one sum per chunk of rows, then in order."""
     a, b, pulls = nodes
     grad_a, _, grad_weight, grad_attr, grad_proj = grads
-    given = a, b, size.row_bytes, pulls, *edge, grad_a, grad_weight, grad_attr
+    same = pulls.stride()[:2] == (0, 0)
+    pulls = pulls[:1, :1].contiguous() if same else pulls.contiguous()
+    pulls_row = 0 if same else shape.terms * size.row_bytes
+    given = a, b, size.row_bytes, pulls, pulls_row, *edge, grad_a, grad_weight, grad_attr
     if grad_proj is None:
         run_rows(change_rows, shape, size, rows, work, *given, None)
         return

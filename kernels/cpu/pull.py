@@ -94,12 +94,18 @@ def _per_head(
         for piece, product in zip(pieces[first:][:count], products[first:][:count], strict=True):
             if piece is pieces[first]:
                 continue
-            new = [0] * (piece.lanes - piece.fresh) + [1] * piece.fresh
-            mask = ir.Constant(ir.VectorType(ir.IntType(1), piece.lanes), new)
-            only = e.builder.select(mask, product, product.type(None))
-            total = e.builder.fadd(total, only)
+            total = e.builder.fadd(total, fresh_lanes(e, piece, product))
         found.append(total)
     return found, pieces[0].lanes
+
+
+def fresh_lanes(e: Emitter, piece: Piece, vector: Value) -> Value:
+    """0 in the lanes that the piece before covers too."""
+    if piece.fresh == piece.lanes:
+        return vector
+    new = [0] * (piece.lanes - piece.fresh) + [1] * piece.fresh
+    mask = ir.Constant(ir.VectorType(ir.IntType(1), piece.lanes), new)
+    return e.builder.select(mask, vector, vector.type(None))
 
 
 def segment_sums(e: Emitter, vectors: list[Value], width: int) -> Value:

@@ -13,8 +13,8 @@ from graphattn.kernels.cpu.shape import ConstantType
 from graphattn.kernels.cpu.walk import WALK, Walk
 
 
-def emit_reduce(walk: Walk, out: Value, stats: Value, plane: Value) -> None:
-    """Write the walk; results and statistics lie ``plane`` bytes apart."""
+def emit_reduce(walk: Walk, out: Value, out_plane: Value, stats: Value, plane: Value) -> None:
+    """Write the walk; results lie ``out_plane`` bytes apart, statistics ``plane``."""
     e, b = walk.e, walk.e.builder
     states = [(piece, accumulators(e, piece.lanes, walk.shape)) for piece in walk.pieces]
     whole = ir.Constant(I64, 0)
@@ -40,21 +40,22 @@ def emit_reduce(walk: Walk, out: Value, stats: Value, plane: Value) -> None:
                 accumulator.close(before, walk.float_of(count))
     count = b.sub(walk.end, walk.begin)
     for piece, held in states:
-        _emit_results(walk, piece, held, count, (out, stats, plane))
+        _emit_results(walk, piece, held, count, ((out, out_plane), (stats, plane)))
 
 
 def _emit_results(
-    walk: Walk, piece: Piece, held: list[Accumulator], count: Value, to: tuple[Value, ...]
+    walk: Walk, piece: Piece, held: list[Accumulator], count: Value, to: tuple[Any, Any]
 ) -> None:
     """Store the reductions and statistics of a piece; 0 for a row without edges."""
-    b, (out, stats, plane) = walk.e.builder, to
+    b, (out, stats) = walk.e.builder, to
     empty = b.icmp_signed("==", count, ir.Constant(I64, 0))
     divisor = b.select(empty, walk.e.scalar(1.0), walk.float_of(count))
     found: dict[str, Value] = {}
     saved: list[Value] = []
     for accumulator in held:
         saved += accumulator.finish(divisor, found)
-    for base, vectors in ((out, [found[name] for name in walk.shape.reduce]), (stats, saved)):
+    results = [found[name] for name in walk.shape.reduce]
+    for (base, plane), vectors in ((out, results), (stats, saved if walk.shape.kept else [])):
         for number, vector in enumerate(vectors):
             at = b.add(base, b.mul(plane, ir.Constant(I64, number)))
             walk.store(b.select(empty, vector.type(None), vector), at, piece)
@@ -72,13 +73,14 @@ def reduce_edges(
     weights: types.Type,
     weight_jump: types.Type,
     out: types.Type,
+    out_plane: types.Type,
     stats: types.Type,
     plane: types.Type,
 ) -> Any:
     """Reduce the messages of edges ``begin`` to ``end`` for one slice of a row.
 
     ``table``: the slices of x by column; ``weights``: address of this slice's first head, edges
-    ``weight_jump`` bytes apart; results and statistics lie ``plane`` bytes apart.
+    ``weight_jump`` bytes apart; results lie ``out_plane`` bytes apart, statistics ``plane``.
     """
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Value:
@@ -88,4 +90,4 @@ def reduce_edges(
             emit_reduce(walk, *args[8:])
         return context.get_dummy_value()
 
-    return types.void(row, *WALK, *[types.int64] * 3), codegen
+    return types.void(row, *WALK, *[types.int64] * 4), codegen

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
+from llvmlite.binding import get_host_cpu_features
+
 from graphattn.kernels.cpu.shape import VECTOR_BYTES, Row, Shape
 
 BLOCK = 64
 """Edges summed from zero before they join the total, which keeps rounding small."""
-_REGISTERS = 24
+# Registers of 64 bytes for the state of a slice; half as wide ones spill far more of it.
+_REGISTERS, _NARROW_REGISTERS = 24, 16
 _MOST_VECTORS = 4
 # Registers per vector of x: (sum, part); (base, mean, moment, shift, two sums); (extreme, ties).
 _STATES = {"linear": 2, "spread": 6, "max": 2, "min": 2}
@@ -27,7 +30,7 @@ class Reduction(Shape):
     ``reduce``: names of reductions; ``weighted``: whether edges have a weight; ``needs``: which
     of the gradients of x and weight a backward kernel makes. ``full_*`` and ``tail_*``: heads and
     width of a slice, and of what is left of a row (0: nothing). ``edge_bits`` 0: edge ids are
-    positions.
+    positions. ``kept``: whether a forward kernel writes what the backward pass will read.
 
     Of non-linear messages alone (message.py): ``activation`` and the slope of a leaky one;
     ``featured``: whether edges have features; ``by_rows``: whether a backward kernel walks the
@@ -42,6 +45,7 @@ class Reduction(Shape):
     full_width: int
     tail_heads: int
     tail_width: int
+    kept: bool = True
     activation: str = ""
     slope: float = 0.0
     featured: bool = False
@@ -105,7 +109,14 @@ def vectors_per_slice(reduce: tuple[str, ...], backward: bool) -> int:
         return _MOST_VECTORS
     families = {"sum": "linear", "mean": "linear", "var": "spread", "std": "spread"}
     states = sum(_STATES[name] for name in {families.get(name, name) for name in reduce})
-    return max(1, min(_MOST_VECTORS, _REGISTERS // states))
+    registers = _REGISTERS if _wide() else _NARROW_REGISTERS
+    return max(1, min(_MOST_VECTORS, registers // states))
+
+
+@cache
+def _wide() -> bool:
+    """Whether the machine has vectors of 64 bytes."""
+    return bool(get_host_cpu_features().get("avx512f"))
 
 
 @cache
@@ -129,13 +140,16 @@ def make_reduction(
     edge_bits: int,
     storage: str,
     needs: tuple[bool, bool] | None = None,
+    vectors: int = 0,
 ) -> tuple[Reduction, Cut]:
     """The compile-time shape for rows of ``heads`` x ``width``.
 
-    ``storage``: of the gathered rows, as in ``Shape``; ``needs``: of a backward kernel.
+    ``storage``: of the gathered rows, as in ``Shape``; ``needs``: of a backward kernel;
+    ``vectors``: of a slice, 0 for as many as the registers hold.
     """
     lanes = VECTOR_BYTES // (8 if double else 4)
-    sizes, cut = cut_row(heads, width, lanes * vectors_per_slice(reduce, needs is not None))
+    vectors = vectors or vectors_per_slice(reduce, needs is not None)
+    sizes, cut = cut_row(heads, width, lanes * vectors)
     fixed = {"heads": 1, "key": 0, "value": 0, "feature": 0, "block": BLOCK}
     shape = Reduction(
         double=double,

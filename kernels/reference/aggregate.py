@@ -86,7 +86,8 @@ def message_pulls(
         if name in reduce:
             extreme, ties, *saved = saved
             families += [extreme, grads[name] / ties]
-    return torch.stack(families, 2)
+    # One family alone needs no copy.
+    return torch.stack(families, 2) if len(families) > 1 else families[0].unsqueeze(2)
 
 
 def aggregate_backward(

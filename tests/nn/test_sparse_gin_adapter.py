@@ -132,3 +132,79 @@ def test_refusals(options: dict[str, Any], message: str) -> None:
 
 def test_scales_grow_with_depth() -> None:
     assert depth_scales(3) == [0.0, 0.25, 0.5] and depth_scales(1) == [0.0]
+
+
+def test_trains_around_torch_attention_alone() -> None:
+    """A causal language model's step with ``nn.MultiheadAttention``: only the adapter moves."""
+    torch.manual_seed(3)
+    attention = nn.MultiheadAttention(D, H, batch_first=True)
+    before = [p.clone() for p in attention.parameters()]
+    adapter = SparseGINAdapter(attention, D, hidden=16, scale=0.5, dropout=0.0)
+    x, future = torch.randn(4, T, D), torch.ones(T, T, dtype=torch.bool).triu(1)
+    # What came before, weighed by who attended to it: no map of the position alone has it.
+    target = x.cumsum(1) / torch.arange(1, T + 1)[:, None]
+    optimiser = torch.optim.Adam([p for p in adapter.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(60):
+        optimiser.zero_grad()
+        out = adapter(x, x, x, attn_mask=future)[0]
+        loss = (out - target).square().mean()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+    assert all(torch.equal(a, b) for a, b in zip(before, attention.parameters(), strict=True))
+
+
+def hugging_face(kind: str, implementation: str = "eager") -> tuple[Any, list[Any], str]:
+    """A small causal model with random weights, its blocks, and where these keep attention."""
+    transformers = pytest.importorskip("transformers")
+    if kind == "gpt2":
+        config = transformers.GPT2Config(
+            vocab_size=40, n_positions=32, n_embd=32, n_layer=2, n_head=4
+        )
+        model = transformers.GPT2LMHeadModel._from_config(
+            config, attn_implementation=implementation
+        )
+        return model, list(model.transformer.h), "attn"
+    config = transformers.LlamaConfig(
+        vocab_size=40, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=32,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM._from_config(config, attn_implementation=implementation)
+    return model, list(model.model.layers), "self_attn"
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_around_a_hugging_face_transformer(kind: str) -> None:
+    torch.manual_seed(0)
+    model, blocks, name = hugging_face(kind)
+    model.eval().requires_grad_(False)
+    tokens = torch.randint(0, 40, (3, 16))
+    with torch.no_grad():
+        want = model(input_ids=tokens, use_cache=False).logits
+    adapters = [SparseGINAdapter(getattr(block, name), 32, hidden=24) for block in blocks]
+    for block, adapter in zip(blocks, adapters, strict=True):
+        setattr(block, name, adapter.eval())
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=tokens, use_cache=False).logits, want)
+    for adapter in adapters:
+        nn.init.constant_(adapter.scale, 0.5)
+    loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+    loss.backward()
+    moved = {n for n, p in model.named_parameters() if p.grad is not None}
+    assert moved and all(f".{name}." in n and f".{name}.layer." not in n for n in moved)
+    changed = tokens.clone()
+    changed[:, 9] = (changed[:, 9] + 1) % 40
+    with torch.no_grad():
+        first, second = (model(input_ids=t, use_cache=False).logits for t in (tokens, changed))
+    torch.testing.assert_close(first[:, :9], second[:, :9], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(first[:, 9], second[:, 9], atol=1e-3)
+
+
+def test_hugging_face_attention_without_weights_is_refused() -> None:
+    model, blocks, name = hugging_face("gpt2", "sdpa")
+    for block in blocks:
+        setattr(block, name, SparseGINAdapter(getattr(block, name), 32))
+    with pytest.raises(ValueError, match="attn_implementation='eager'"):
+        model(input_ids=torch.zeros(1, 8, dtype=torch.int64), use_cache=False)

@@ -101,6 +101,37 @@ def test_a_list_gives_what_single_calls_give_in_its_order(graph: CSRGraph) -> No
         assert torch.equal(found, aggregate(x, graph, weight, name))
 
 
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
+@pytest.mark.parametrize("names", [["std", "sum", "max"], ["max", "max"], "mean"], ids=str)
+@pytest.mark.parametrize("form", [(4,), (3, 4)], ids=str)
+def test_side_by_side_is_a_concatenation(
+    graph: CSRGraph, form: tuple[int, ...], names: list[str] | str, impl: str
+) -> None:
+    x = features(graph, *form, lead=(2,))
+    options = {"heads": len(form) == 2, "impl": impl}
+    found = aggregate(x, graph, reduce=names, cat=True, **options)
+    apart = aggregate(x, graph, reduce=names, **options)
+    want = apart if isinstance(names, str) else torch.cat(apart, -1)
+    assert torch.equal(found, want)
+    grads = (torch.autograd.grad(out.sin().sum(), x)[0] for out in (found, want))
+    torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        assert torch.equal(aggregate(x, graph, reduce=names, cat=True, **options), want)
+
+
+def test_side_by_side_under_vmap_and_twice(graph: CSRGraph) -> None:
+    x = features(graph, 3, lead=(2,))
+    mapped = torch.vmap(lambda t: aggregate(t, graph, reduce=["sum", "max"], cat=True))(x)
+    assert torch.equal(mapped, aggregate(x, graph, reduce=["sum", "max"], cat=True))
+    small = CSRGraph.from_edge_index(torch.tensor([[0, 1, 1], [1, 0, 1]]), 2)
+    y = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+
+    def call(t: Tensor) -> Tensor:
+        return aggregate(t, small, reduce=["std", "sum"], cat=True)
+
+    assert torch.autograd.gradcheck(call, (y,)) and torch.autograd.gradgradcheck(call, (y,))
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_any_graph(data: st.DataObject) -> None:
@@ -163,8 +194,12 @@ def test_double_backward_without_weights() -> None:
 def test_opcheck(graph: CSRGraph) -> None:
     x, weight = features(graph, 2, 3, lead=(2,)), weights(graph, 2, lead=(1,))
     rows, cols = (flatten(layout) for layout in graph.layout("cpu"))
-    for factor, names in ((weight, "sum,max,std"), (None, "sum")):
-        torch.library.opcheck(aggregate_op, (x, factor, rows, cols, names, "cpu"))
+    for factor, names, apart in ((weight, "sum,max,std", False), (None, "std,sum", True)):
+        torch.library.opcheck(aggregate_op, (x, factor, rows, cols, names, apart, "cpu"))
+    # Without columns nothing is kept for a backward pass.
+    given = x.detach(), None, rows, [], "max,std", True, "cpu"
+    assert aggregate_op(*given)[1].shape[0] == 0
+    torch.library.opcheck(aggregate_op, given)
 
 
 def test_compiles_to_one_graph_for_all_sizes() -> None:

@@ -71,7 +71,8 @@ def test_splits_that_cannot_be_trained_on() -> None:
 
 
 def test_graph_sets_are_refused(monkeypatch: pytest.MonkeyPatch, config: TrainConfig) -> None:
-    graphs = GraphDataset([], [], "acc", evaluator("acc"), "graphs", 2)
+    one = Data(torch.zeros(2, 3), torch.zeros(2, 0, dtype=torch.int64), y=torch.tensor([0]))
+    graphs = GraphDataset([one], [], "acc", evaluator("acc"), "graphs", 2)
     monkeypatch.setattr("graphattn.datasets.catalogue.load_dataset", lambda *_, **__: graphs)
     with pytest.raises(ValueError, match="a set of graphs"):
         inputs.load_nodes(config.data)
