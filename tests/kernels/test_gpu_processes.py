@@ -53,6 +53,24 @@ def test_nothing_spills(target: str) -> None:
     build("--targets", target, "--quick", "--options", "every")
 
 
+@pytest.mark.parametrize(
+    ("registers", "shared", "warps", "fit"),
+    [
+        (16, 0, 1, 32),
+        (80, 0, 1, 24),
+        (81, 0, 1, 20),
+        (96, 0, 4, 5),
+        (255, 0, 4, 2),
+        (80, 57344, 2, 4),
+    ],
+)
+def test_programs_of_an_sm(registers: int, shared: int, warps: int, fit: int) -> None:
+    """As CUDA's occupancy calculator has it: every quarter of an SM has registers of its own."""
+    from graphattn.kernels.gpu.build_report import SHARED, resident
+
+    assert resident(registers, shared, warps, SHARED[90]) == fit
+
+
 def test_sizes_are_never_specialised() -> None:
     """Mini-batches of other sizes must not compile again."""
     code = """
