@@ -88,6 +88,7 @@ CASES = [
     (torch.float64, "gelu", 2, 3, 1, 1, 2, REDUCTIONS),
     (torch.float64, "leaky_relu", 1, 700, 1, 0, 0, ("mean", "max")),
     (torch.float32, "tanh", 2, 4, 2, 2, 0, ("std",), 256),
+    (torch.float64, "silu", 2, 3, 1, 0, 2, ("var",), 256),
     (torch.bfloat16, "relu", 8, 16, 1, 0, 0, ("sum",)),
 ]
 # The activation is a step on its own, so that one of them is enough for the other shapes.
