@@ -23,7 +23,10 @@ def patch_once_per_launch(patch: pytest.MonkeyPatch) -> None:
         if seen in done:
             return None
         done.add(seen)
-        return before(function)
+        scope = before(function)
+        # Triton 3.6 makes an int of an array of one number, which NumPy 2.4 refuses.
+        interpreter.tl.tensor.__index__ = lambda one: one.handle.data.item()
+        return scope
 
     def first_patch(executor: Any, *arguments: Any, **options: Any) -> Any:
         done.clear()

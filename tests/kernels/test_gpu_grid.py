@@ -80,8 +80,13 @@ def test_outputs_and_gradients(case: tuple[ProductGraph, int, int, int]) -> None
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("case", [*FEW, *MANY], ids=str)
 def test_outputs_and_gradients_of_many_grids(
-    case: tuple[ProductGraph, int, int, int], biased: bool
+    case: tuple[ProductGraph, int, int, int], biased: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Interpreted, the hundreds of programs for a table's gradient go over large grids at once."""
+    from graphattn.kernels.gpu import grid
+
+    if INTERPRETED and case in MANY:
+        monkeypatch.setattr(grid, "TABLE_BLOCK", 1024)
     check(*case, biased)
 
 
