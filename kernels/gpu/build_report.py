@@ -51,7 +51,8 @@ LEGEND = """\
 - compiled ahead of time: no GPU is needed, and nothing here was timed
 - regs: registers of a thread; spilled B: bytes of a thread in local memory
 - programs/SM: how many fit on an SM (CU) by registers, shared memory and warps
-- inst/edge: instructions of a warp in the main loop for each edge of it (NVIDIA only)
+- inst/edge: instructions of a warp in the main loop for each edge of it; for each partial result
+  in a merge (NVIDIA only)
 - KB in flight/SM: what 16-byte gathers of the main loop have asked for before the first is read,
   over all programs of an SM (NVIDIA only)
 """
