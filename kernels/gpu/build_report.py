@@ -1,6 +1,7 @@
 """Compile the kernels ahead of time and print what the compilers made of them; needs no GPU.
 
     python -m graphattn.kernels.gpu.build_report [--targets sm_80 sm_90 gfx942] [--quick]
+    python -m graphattn.kernels.gpu.build_report --out examples/bench/results/builds.md
 
 Columns: registers per thread, bytes spilled, shared memory, programs resident on one SM (CU),
 SASS instructions per edge of the main loop (NVIDIA only) and gathered bytes in flight per SM.
@@ -9,8 +10,10 @@ SASS instructions per edge of the main loop (NVIDIA only) and gathered bytes in 
 import argparse
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,12 +34,28 @@ TARGETS = {
     "sm_90": GPUTarget("cuda", 90, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
+SHARED = {80: 164 * 1024, 90: 228 * 1024}
+"""Bytes of shared memory of an SM; 1024 of them are taken for each program."""
 WIDTHS = ((8, 16), (4, 32), (1, 64), (8, 64), (2, 128))
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 OPTIONS = (
     "plain", "bias", "table", "gate", "edge", "dropout", "clamp", "gated", "mask", "all", "scores",
     "scores-all", "edge-all",
 )  # fmt: skip
+COLUMNS = (
+    "target", "dtype", "HxD", "option", "kernel", "warps", "slots", "regs", "spilled B", "smem B",
+    "programs/SM", "inst/edge", "KB in flight/SM",
+)  # fmt: skip
+SPILLED = COLUMNS.index("spilled B")
+LEGEND = """\
+- compiled ahead of time: no GPU is needed, and nothing here was timed
+- regs: registers of a thread; spilled B: bytes of a thread in local memory
+- programs/SM: how many fit on an SM (CU) by registers, shared memory and warps
+- inst/edge: instructions of a warp in the main loop for each edge of it; for each partial result
+  in a merge (NVIDIA only)
+- KB in flight/SM: what 16-byte gathers of the main loop have asked for before the first is read,
+  over all programs of an SM (NVIDIA only)
+"""
 _POINTER = {
     torch.float64: "*fp64",
     torch.float32: "*fp32",
@@ -166,11 +185,19 @@ def inspect(launch: Launch, compiled: Any, target: GPUTarget) -> Build:
         programs, loop, flying = min(waves // launch.num_warps, 65536 // max(shared, 1)), 0, 0
     else:
         registers, spilled, body = _nvidia(compiled.asm["cubin"])
-        file = 65536 // (max(8, -(-registers // 8) * 8) * threads)
-        programs = min(32, 64 // launch.num_warps, file, 232448 // (shared + 1024))
+        programs = resident(registers, shared, launch.num_warps, SHARED[target.arch])
         loop, flying = len(body) * launch.num_warps, _in_flight(body) * threads * programs
     name = launch.kernel.__name__
     return Build(name, registers, spilled, shared, programs, loop, edges, flying)
+
+
+def resident(registers: int, shared: int, warps: int, capacity: int) -> int:
+    """Programs that fit on one of NVIDIA's SMs with ``capacity`` bytes of shared memory.
+
+    Each of its four parts has 16384 registers, handed out to a warp 256 at a time.
+    """
+    per_warp = 32 * max(8, -(-registers // 8) * 8)
+    return min(32, 64 // warps, 16384 // per_warp * 4 // warps, capacity // (shared + 1024))
 
 
 def _amd(text: str, field: str) -> int:
@@ -179,15 +206,24 @@ def _amd(text: str, field: str) -> int:
 
 def _nvidia(cubin: bytes) -> tuple[int, int, list[str]]:
     """Registers, bytes spilled (stack plus local) and the instructions of the longest loop."""
+    text = disassembled(cubin)
+    numbers = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text))
+    spilled = int(numbers["STACK"]) + int(numbers["LOCAL"])
+    return int(numbers["REG"]), spilled, _longest_loop(text)
+
+
+@lru_cache(maxsize=32)
+def disassembled(cubin: bytes) -> str:
+    """Resource usage and instructions of NVIDIA's machine code.
+
+    The last ones are kept: it takes half a second, and many calls end with the same merges.
+    """
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage = _run(tool, "--dump-resource-usage", file.name)
-        sass = _run(tool, "--dump-sass", file.name)
-    numbers = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", usage))
-    spilled = int(numbers["STACK"]) + int(numbers["LOCAL"])
-    return int(numbers["REG"]), spilled, _longest_loop(sass)
+        command = [str(tool), "--dump-sass", "--dump-resource-usage", file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def _longest_loop(sass: str) -> list[str]:
@@ -218,11 +254,6 @@ def _in_flight(body: list[str]) -> int:
         read = {int(register) for register in re.findall(r"\bR(\d+)", text)}
         waiting = {first for first in waiting if not read & set(range(first, first + 4))}
     return 16 * most
-
-
-def _run(*command: object) -> str:
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True)
-    return done.stdout
 
 
 def report(
@@ -257,6 +288,17 @@ def _rows_of(
         )  # fmt: skip
 
 
+def lines(targets: list[str], dtypes: list[str], quick: bool, options: list[str]) -> Iterator[str]:
+    """The table in Markdown, below the version that it belongs to."""
+    yield f"Triton {triton.__version__}"
+    yield ""
+    yield "| " + " | ".join(COLUMNS) + " |"
+    yield "|" + "---|" * len(COLUMNS)
+    every = list(OPTIONS) if "every" in options else options
+    for row in report(targets, dtypes, WIDTHS[:1] if quick else WIDTHS, every):
+        yield "| " + " | ".join(row) + " |"
+
+
 def main() -> None:
     """Print the table and fail if anything spills."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -264,19 +306,19 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
     parser.add_argument("--options", nargs="+", default=["plain"], choices=(*OPTIONS, "every"))
     parser.add_argument("--quick", action="store_true", help="one width only")
+    parser.add_argument("--out", type=Path, help="Markdown file for the table")
     chosen = parser.parse_args()
-    widths = WIDTHS[:1] if chosen.quick else WIDTHS
-    options = list(OPTIONS) if "every" in chosen.options else chosen.options
-    print(f"Triton {triton.__version__}")
-    print("| target | dtype | HxD | option | kernel | warps | slots | regs | spilled B | smem B "
-          "| programs/SM | inst/edge | KB in flight/SM |")  # fmt: skip
-    print("|" + "---|" * 13)
-    spills = 0
-    for row in report(chosen.targets, chosen.dtypes, widths, options):
-        print("| " + " | ".join(row) + " |", flush=True)
-        spills += int(row[8])
-    if spills:
-        raise SystemExit(f"{spills} bytes spilled in all")
+    printed = []
+    for line in lines(chosen.targets, chosen.dtypes, chosen.quick, chosen.options):
+        print(line, flush=True)
+        printed.append(line)
+    if chosen.out:
+        command = " ".join(["python -m graphattn.kernels.gpu.build_report", *sys.argv[1:]])
+        head = ["# What the row and column kernels compile to", "", f"`{command}`", ""]
+        chosen.out.write_text("\n".join([*head, *printed, "", LEGEND]))
+    spilled = sum(int(line.split(" | ")[SPILLED]) for line in printed[4:])
+    if spilled:
+        raise SystemExit(f"{spilled} bytes spilled in all")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from graphattn.kernels.score import Gradients, Results, Score
 
 TILE = 64
 """Nodes of a tile."""
-TABLE_WARPS = 4
+TABLE_WARPS, TABLE_BLOCK = 4, 32
+"""For a table's gradient: warps of a program, and queries that it takes at a time."""
 SHARES, SMALLEST_SHARE = 64, 1024
 """Into how many shares the queries are cut for a table's gradient, and their least size."""
 
@@ -180,7 +181,7 @@ def _table_gradient(
         "parts": parts,
         "items": items,
         "share": share,
-        "BLOCK_N": 32,
+        "BLOCK_N": TABLE_BLOCK,
     }
     launch_with(tile_table_gradient, parts.numel(), own, TABLE_WARPS)
     return parts.sum(0)

@@ -207,7 +207,8 @@ def reduce_rows(
         if own is not None:
             z = before_bend(mine, shift, attr, proj, edge, on, lanes, FEATURES, STRIDE, BLOCK_H,
                             BLOCK_W, ACC)  # fmt: skip
-            shift = bend(z, ACTIVATION, SLOPE)
+            # A row without edges has a mean of 0, not phi of its own numbers.
+            shift = tl.where(on[:, None, None], bend(z, ACTIVATION, SLOPE), 0.0)
         if weight is not None:
             shift *= load_heads(weight, edge, on, heads, HEADS, 0.0)[:, :, None]
     i = trip * 0

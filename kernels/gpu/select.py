@@ -16,16 +16,18 @@ from graphattn.kernels.gpu.softmax import edge_tile, tile_offsets
 def order_keys(scores, offset, mask, ACC: tl.constexpr, BITS: tl.constexpr):
     """Numbers as unsigned integers in the same order; -0 equals 0, NaN is the largest.
 
-    Integers all the way: a float comparison may take subnormal numbers for 0.
+    Integers all the way: a float comparison may take subnormal numbers for 0. And without ~, which
+    the interpreter of Triton 3.6 lacks for unsigned ones.
     """
     number = tl.load(scores + offset, mask=mask, other=0.0).to(ACC)
     KIND: tl.constexpr = tl.uint64 if BITS == 64 else tl.uint32
     INFINITY: tl.constexpr = 0x7FF0000000000000 if BITS == 64 else 0x7F800000
     bits = number.to(KIND, bitcast=True)
     sign = tl.full([1, 1, 1], 1, KIND) << (BITS - 1)
-    size = bits & ~sign
-    key = tl.where((bits >= sign) & (size != 0), ~bits, size | sign)
-    return tl.where(size > INFINITY, ~(sign ^ sign), key)
+    below = sign - 1
+    size = bits & below
+    key = tl.where((bits >= sign) & (size != 0), bits ^ (sign | below), size | sign)
+    return tl.where(size > INFINITY, sign | below, key)
 
 
 @triton.jit(do_not_specialize=["num_slots", "num_edges", "most", "first_block", "blocks"])

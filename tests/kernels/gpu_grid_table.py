@@ -7,18 +7,14 @@ instructions of tensor cores (wgmma or mma; mfma on AMD).
 """
 
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
-import triton
 
 from graphattn import GridGraph
 from graphattn.kernels.gpu import grid
-from graphattn.kernels.gpu.build_report import TARGETS, compile_ahead, inspect
+from graphattn.kernels.gpu.build_report import TARGETS, compile_ahead, disassembled, inspect
 from graphattn.kernels.gpu.launch import Launch, recording
 from graphattn.kernels.layout import Layout
 from graphattn.kernels.score import Results, Score
@@ -53,13 +49,7 @@ def matrix_instructions(compiled: object, backend: str) -> int:
     asm = compiled.asm  # type: ignore[attr-defined]
     if backend == "hip":
         return len(re.findall(MATRIX["hip"], asm["amdgcn"]))
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(asm["cubin"])
-        file.flush()
-        command = [str(tool), "--dump-sass", file.name]
-        sass = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return len(re.findall(MATRIX["cuda"], sass))
+    return len(re.findall(MATRIX["cuda"], disassembled(asm["cubin"])))
 
 
 def rows(target: str, names: list[str], quick: bool) -> Iterator[tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -38,10 +39,14 @@ def test_kernels_build_for_every_target() -> None:
             assert target == "gfx942" or float(found[kernel][11]) < limit, found[kernel]
 
 
-def test_tables_masks_and_logits_build_lean() -> None:
+def test_tables_masks_and_logits_build_lean(tmp_path: Path) -> None:
     """A bias table, a mask and logits alone stay in registers, without shared memory."""
-    options = "plain", "table", "mask", "scores"
-    rows = build("--quick", "--targets", "sm_90", "--dtypes", "float16", "--options", *options)
+    options, file = ("plain", "table", "mask", "scores"), tmp_path / "builds.md"
+    which = "--quick", "--targets", "sm_90", "--dtypes", "float16", "--options", *options
+    rows = build(*which, "--out", str(file))
+    written = file.read_text()
+    assert written.startswith("# ") and " ".join(which) in written
+    assert all(f"| {' | '.join(row)} |\n" in written for row in rows)
     assert {row[3] for row in rows} == set(options)
     assert {row[9] for row in rows} == {"0"}
 
@@ -51,6 +56,24 @@ def test_tables_masks_and_logits_build_lean() -> None:
 def test_nothing_spills(target: str) -> None:
     build("--targets", target)
     build("--targets", target, "--quick", "--options", "every")
+
+
+@pytest.mark.parametrize(
+    ("registers", "shared", "warps", "fit"),
+    [
+        (16, 0, 1, 32),
+        (80, 0, 1, 24),
+        (81, 0, 1, 20),
+        (96, 0, 4, 5),
+        (255, 0, 4, 2),
+        (80, 57344, 2, 4),
+    ],
+)
+def test_programs_of_an_sm(registers: int, shared: int, warps: int, fit: int) -> None:
+    """As CUDA's occupancy calculator has it: every quarter of an SM has registers of its own."""
+    from graphattn.kernels.gpu.build_report import SHARED, resident
+
+    assert resident(registers, shared, warps, SHARED[90]) == fit
 
 
 def test_sizes_are_never_specialised() -> None:

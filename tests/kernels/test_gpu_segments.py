@@ -122,6 +122,7 @@ CASES = [
     (torch.bfloat16, 8, 16, 1, 0, ("sum",)),
     (torch.float16, 2, 4, 1, 1, ("mean",)),
 ]
+# Interpreted, the dtype decides conversions alone; on a device also slots, loads and registers.
 SWEEP = [
     (dtype, heads, width, batch, weights, names, chunk)
     for dtype in (torch.float64, torch.float32, torch.bfloat16)
@@ -130,6 +131,7 @@ SWEEP = [
     for names, chunk in ((ALL, 16), (("mean",), 256), (("min", "var"), 16))
     # Ties and spreads of rounded numbers differ by more than rounding.
     if dtype != torch.bfloat16 or names == ("mean",)
+    if not INTERPRETED or dtype == torch.float64 or heads in (3, 8)
 ]
 
 
