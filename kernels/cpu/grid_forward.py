@@ -98,6 +98,13 @@ def _sum(shape, segment, scores, bases, rows, states, out, jump, spare, again):
     """Add the weighted values of some window rows; ``out``: the head of the first node."""
     for p in range(segment.couples):
         pair = pair_of(segment, p)
+        for r in range(rows if p + 1 < segment.couples else 0):
+            later = pair_of(segment, p + 1)
+            prefetch_keys(
+                shape.values.single, read_integer(bases, r),
+                offsets_of(shape, segment, segment.far, p + 1), read_integer(later, FRESH),
+                read_integer(later, UNION),
+            )  # fmt: skip
         one = out + read_integer(pair, ONE) * jump
         # A query that is its own partner would be summed twice.
         two = out + read_integer(pair, TWO) * jump if 2 * p + 1 < segment.count else spare

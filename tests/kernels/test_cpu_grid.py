@@ -21,6 +21,12 @@ GRIDS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def of_any_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small windows, which the other kernel is faster for, are quicker to check."""
+    monkeypatch.setattr(attention, "LEAST_KEYS", 0)
+
+
 def nodes(graph: Any, dtype: torch.dtype = torch.float32, width: int = 16) -> list[Tensor]:
     return [torch.randn(2, graph.num_rows, 2, width, dtype=dtype) for _ in range(3)]
 
@@ -71,9 +77,11 @@ def test_same_bits_for_any_division_of_the_rows(monkeypatch: pytest.MonkeyPatch)
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-def test_what_it_leaves_to_the_kernel_for_edge_lists() -> None:
+def test_what_it_leaves_to_the_kernel_for_edge_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not taken(GRIDS[0], nodes(GRIDS[0], width=4))  # no half vector
     assert not taken(ga.GridGraph(80, 33), nodes(ga.GridGraph(80, 33)))  # more keys than slots
     column = ga.GridGraph((9, 1), (3, 1))
     assert not taken(column, nodes(column))  # no partners
     assert not taken(GRIDS[0].to_csr(), nodes(GRIDS[0]))
+    monkeypatch.setattr(attention, "LEAST_KEYS", 13)
+    assert taken(GRIDS[0], nodes(GRIDS[0])) and not taken(GRIDS[2], nodes(GRIDS[2]))
