@@ -17,8 +17,9 @@ AXES = 3
 FIELDS = 8
 # Header of an axis: coordinates of the nodes that own the lists, and of those that are listed;
 # distance of neighbours in a run; sum of all counts; number of relative positions; their change
-# from one neighbour to the next, 1 or -1; the table's row where the entries of the axis begin.
-EXTENT, OTHER, STEP, TOTAL, WIDTH, SLOPE, FIRST = range(7)
+# from one neighbour to the next, 1 or -1; the table's row where the entries of the axis begin;
+# the largest count.
+EXTENT, OTHER, STEP, TOTAL, WIDTH, SLOPE, FIRST, LONGEST = range(8)
 # Entry of a coordinate: first neighbour; number of neighbours; from neighbour ``SPLIT`` on ``JUMP``
 # is added to the coordinate and ``FOLD`` to the relative position, which begins with ``RELATIVE``;
 # sum of the counts of all coordinates before.

@@ -16,6 +16,7 @@ FAMILIES = {
     "options": "options",
     "graphs": "graphs",
     "grid": "grid",
+    "volumes": "volumes",
     "layers": "layers",
     "accuracy": "accuracy",
     "graph-level": "graph_level",

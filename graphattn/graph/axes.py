@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphattn.kernels.grid import AXES, FIELDS
+from graphattn.kernels.grid import AXES, COUNT, FIELDS
 
 BORDERS = ("clamp", "truncate", "wrap")
 
@@ -184,8 +184,9 @@ def build_tables(axes: tuple[Axis, ...]) -> Tensor:
         heads, first = [], AXES
         for axis, table in zip(axes, tables, strict=True):
             sizes = (axis.rows, axis.cols) if slope == 1 else (axis.cols, axis.rows)
-            total = int(table[:, 1].sum())
-            heads.append([*sizes, axis.dilation, total, axis.width, slope, first, 0])
+            count = table[:, COUNT]
+            total, most = int(count.sum()), int(count.max()) if count.numel() else 0
+            heads.append([*sizes, axis.dilation, total, axis.width, slope, first, most])
             first += table.shape[0]
         both.append(torch.cat([torch.tensor(heads), *tables]))
     longest = max(t.shape[0] for t in both)

@@ -70,10 +70,11 @@ def _score_tree(e: Emitter, row: Row, leaf: Leaf) -> Value:
     places = [(u, h) for u in range(row.shape.tree) for h in heads]
     leaves = [partial(leaf, *place) for place in places]
     starts = range(0, len(leaves), width)
-    return e.join([_ordered_tree(e, leaves[start : start + width], width) for start in starts])
+    return e.join([ordered_tree(e, leaves[start : start + width], width) for start in starts])
 
 
-def _ordered_tree(e: Emitter, leaves: list[Callable[[], Value]], width: int) -> Value:
+def ordered_tree(e: Emitter, leaves: list[Callable[[], Value]], width: int) -> Value:
+    """Half a vector of sums of ``width``-lane segments, in the order of the leaves."""
     part, quad = e.lanes // 2, 16 // e.itemsize
     labels = [[n * (part // width) + lane // width for lane in range(part)] for n in range(width)]
     order = _tree_order(labels, width, quad)

@@ -23,6 +23,10 @@ from numba.extending import (
 )
 
 VECTOR_BYTES = 64
+SEGMENT = 32
+"""Queries of a grid row that are staged together, in pairs."""
+PAIR_SLOTS = 64
+"""Keys that a pair of them is scored against before any is summed."""
 GROUP_BYTES = 1024
 
 
@@ -78,6 +82,16 @@ class Shape:
         return self.itemsize * self.block * self.heads + VECTOR_BYTES
 
     @property
+    def pair_bytes(self) -> int:
+        """Bytes of the scores of a pair of queries."""
+        return 2 * PAIR_SLOTS * self.itemsize
+
+    @property
+    def segment_bytes(self) -> int:
+        """Bytes of the scores of a segment."""
+        return SEGMENT // 2 * self.pair_bytes
+
+    @property
     def keys(self) -> "Row":
         """Rows of query and key."""
         return Row(self, self.key, self.heads, self.storage)
@@ -118,6 +132,11 @@ class Row:
         return replace(self, storage="")
 
     @property
+    def single(self) -> "Row":
+        """The part of the row that belongs to one head."""
+        return replace(self, heads=1)
+
+    @property
     def itemsize(self) -> int:
         """Bytes of one number in memory."""
         return 2 if self.storage else self.shape.itemsize
@@ -131,6 +150,11 @@ class Row:
     def spare_bytes(self) -> int:
         """Bytes of three rows."""
         return 3 * self.bytes
+
+    @property
+    def segment_bytes(self) -> int:
+        """Bytes of one row for every query of a segment."""
+        return self.bytes * SEGMENT
 
     @property
     def block_bytes(self) -> int:

@@ -6,6 +6,7 @@ Columns: target, dtype, width, window, kernel, registers, bytes spilled, shared 
 instructions of tensor cores (wgmma or mma; mfma on AMD).
 """
 
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,15 @@ from graphattn.kernels.gpu.launch import Launch, recording
 from graphattn.kernels.layout import Layout
 from graphattn.kernels.score import Results, Score
 
-CASES = ((7, False), (13, False), (17, False), (7, True))
+# Shape, window, whether there is a bias table; video windows differ per axis.
+CASES: tuple[tuple[tuple[int, ...], tuple[int, ...], bool], ...] = (
+    ((64, 64), (7, 7), False),
+    ((64, 64), (13, 13), False),
+    ((64, 64), (17, 17), False),
+    ((64, 64), (7, 7), True),
+    ((8, 16, 32), (3, 7, 7), False),
+    ((30, 48, 80), (18, 24, 24), False),
+)
 MATRIX = {"cuda": r"\b(?:HGMMA|HMMA|IMMA)\S*", "hip": r"\bv_mfma\S*"}
 
 
@@ -29,12 +38,18 @@ def meta(layout: Layout) -> Layout:
 
 
 def launches(
-    dtype: torch.dtype, width: int, window: int, biased: bool, warp_size: int
+    dtype: torch.dtype,
+    width: int,
+    shape: tuple[int, ...],
+    window: tuple[int, ...],
+    biased: bool,
+    warp_size: int,
 ) -> list[Launch]:
     """Every launch of a forward and a backward pass on meta tensors."""
-    rows, cols = (meta(layout) for layout in GridGraph((64, 64), window).layout("tiles"))
-    qkv = [torch.empty(1, 64 * 64, 8, width, dtype=dtype, device="meta") for _ in range(3)]
-    types = (2 * window - 1) ** 2
+    rows, cols = (meta(layout) for layout in GridGraph(shape, window).layout("tiles"))
+    nodes = math.prod(shape)
+    qkv = [torch.empty(1, nodes, 8, width, dtype=dtype, device="meta") for _ in range(3)]
+    types = math.prod(2 * k - 1 for k in window)
     table = torch.empty(8, types, device="meta") if biased else None
     index = None if table is None else torch.empty(0, dtype=torch.int64, device="meta")
     score = Score(scale=0.25, bias=table, bias_index=index)
@@ -58,14 +73,15 @@ def rows(target: str, names: list[str], quick: bool) -> Iterator[tuple[str, ...]
     for name in names:
         widest = 128 // getattr(torch, name).itemsize
         for width in (64,) if quick else (widest // 2, widest, 2 * widest):
-            for window, biased in ((7, True),) if quick else CASES:
-                case = getattr(torch, name), width, window, biased
+            for shape, window, biased in (CASES[3],) if quick else CASES:
+                case = getattr(torch, name), width, shape, window, biased
+                label = "x".join(map(str, window)) + " rpb" * biased
                 for launch in launches(*case, backend.warp_size):
                     compiled = compile_ahead(launch, backend)
                     named = launch._replace(arguments={"UNROLL": 1} | launch.arguments)
                     build = inspect(named, compiled, backend)
                     yield (
-                        target, name, str(width), str(window) + " rpb" * biased, build.kernel,
+                        target, name, str(width), label, build.kernel,
                         str(build.registers),
                         str(build.spilled), str(build.shared),
                         str(matrix_instructions(compiled, backend.backend)),
