@@ -31,6 +31,8 @@ def load(path: Path) -> NodeDataset:
     data = Data(num_nodes=store.num_nodes, y=store.array("y").clone())
     if "x" in store.names:
         data.x = store.array("x")
+    if "part" in store.names:
+        data.part = store.array("part")
     data.csr, data.csr_undirected = store.graph, store.meta["undirected"]
     splits = [_split(store, number) for number in range(about["splits"])]
     check_splits(splits, store.num_nodes, store.meta["name"])

@@ -19,27 +19,7 @@ from graphattn.sampling.prefetch import in_order
 from graphattn.training.config import SamplingConfig
 from graphattn.training.distributed import shard
 from graphattn.training.inputs import Forward, Inputs, Step
-
-
-def batch_places(count: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
-    """Global batches of an epoch: a permutation of 0 .. count - 1, whatever the number of ranks.
-
-    A last batch of less than a quarter joins the one before it, so that every rank has rows.
-
-    Raises:
-        ValueError: Fewer than 8 seeds per rank in a batch, or too few seeds for all ranks.
-    """
-    world = world_size()
-    if world > 1 and (batch_size < 8 * world or count < 2 * world):
-        raise ValueError(
-            f"{world} processes need sampling.batch_size of at least {8 * world} and {2 * world} "
-            f"training nodes, got {batch_size} and {count}; start fewer processes"
-        )
-    generator = torch.Generator().manual_seed(derive(seed, epoch) >> 1)
-    parts = list(torch.split(torch.randperm(count, generator=generator), batch_size))
-    if len(parts) > 1 and 4 * len(parts[-1]) < batch_size:
-        parts[-2:] = [torch.cat(parts[-2:])]
-    return parts
+from graphattn.training.shares import node_parts, own_places, owners
 
 
 @dataclass
@@ -50,11 +30,13 @@ class BatchedInputs(Inputs):
         config: Section ``sampling``.
         seed: Of the order and of the samples.
         target: Device of the model; features stay where they are.
+        part: Part of every node, where ranks take the seeds of their own parts.
     """
 
     config: SamplingConfig = field(default_factory=SamplingConfig)
     seed: int = 0
     target: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    part: Tensor | None = None
 
     @property
     def device(self) -> torch.device:
@@ -67,18 +49,22 @@ class BatchedInputs(Inputs):
         return self
 
     def steps(self, seeds: Tensor, epoch: int) -> Iterator[Step]:
-        """Steps of an epoch; each rank has its part of every global batch."""
+        """Steps of an epoch; each rank has its share of every global batch."""
         seeds = seeds.cpu()
-        places = batch_places(len(seeds), self.config.batch_size, self.seed, epoch)
+        places = self.places(seeds, epoch)
 
         def make(item: tuple[int, Tensor]) -> tuple[tuple[Any, ...], Tensor]:
-            number, part = item
-            part = shard(part)
-            return self.arguments(seeds[part], epoch, number), part
+            number, share = item
+            return self.arguments(seeds[share], epoch, number), share
 
-        for arguments, part in in_order(make, enumerate(places), self.config.threads):
+        for arguments, share in in_order(make, enumerate(places), self.config.threads):
             moved = tuple(self._moved(argument) for argument in arguments)
-            yield Step(self.flipped(moved), slice(0, len(part)), part.to(self.target))
+            yield Step(self.flipped(moved), slice(0, len(share)), share.to(self.target))
+
+    def places(self, seeds: Tensor, epoch: int) -> list[Tensor]:
+        """This rank's places in ``seeds``, one tensor per step; equally many on every rank."""
+        owner = None if self.part is None else owners(self.part, seeds, world_size())
+        return own_places(len(seeds), self.config.batch_size, self.seed, epoch, owner)
 
     def arguments(self, nodes: Tensor, epoch: int, number: int) -> tuple[Any, ...]:
         """Arguments of the model for a batch; its first outputs belong to ``nodes``."""
@@ -185,7 +171,12 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def batched(
-    inputs: Inputs, model: nn.Module, graph: CSRGraph, config: SamplingConfig, seed: int
+    inputs: Inputs,
+    model: nn.Module,
+    graph: CSRGraph,
+    config: SamplingConfig,
+    seed: int,
+    part: Tensor | None = None,
 ) -> Inputs:
     """The inputs in the form that model and configuration ask for.
 
@@ -195,6 +186,7 @@ def batched(
         graph: As the model attends over it.
         config: Section ``sampling``.
         seed: Of the batches.
+        part: Stored part of every node, if there is one.
 
     Raises:
         ValueError: A model of tokens without a batch size, or fewer fan-outs than layers.
@@ -206,9 +198,8 @@ def batched(
             f"{config.batch_size}; {type(model).__name__} is trained with 1024"
         )
     common = (inputs.x, graph, inputs.pe, inputs.flip, config, seed)
-    if wants_tokens:
-        return TokenInputs(*common)
-    if config.batch_size:
-        return NeighborInputs(*common)
+    if wants_tokens or config.batch_size:
+        kind = TokenInputs if wants_tokens else NeighborInputs
+        return kind(*common, part=node_parts(graph, config.parts, part))
     inputs.graph = graph
     return inputs

@@ -75,7 +75,7 @@ def prepare(config: TrainConfig, dataset: NodeDataset | None = None) -> Prepared
     wanted = bool(getattr(model, "self_loops", False))
     undirected = dataset.data.get("csr_undirected")
     graph = attended(dataset.name, inputs.graph, config.data.self_loops, wanted, undirected)
-    inputs = _fed(inputs, model, graph, config)
+    inputs = _fed(inputs, model, graph, config, dataset.data.get("part"))
     return Prepared(
         dataset,
         split,
@@ -86,7 +86,9 @@ def prepare(config: TrainConfig, dataset: NodeDataset | None = None) -> Prepared
     )
 
 
-def _fed(inputs: Inputs, model: nn.Module, graph: CSRGraph, config: TrainConfig) -> Inputs:
+def _fed(
+    inputs: Inputs, model: nn.Module, graph: CSRGraph, config: TrainConfig, part: Tensor | None
+) -> Inputs:
     """The full graph, or batches: only these need the samplers, which load PyG."""
     if not config.sampling.batch_size and getattr(model, "batched", None) is None:
         if world_size() > 1:
@@ -98,7 +100,7 @@ def _fed(inputs: Inputs, model: nn.Module, graph: CSRGraph, config: TrainConfig)
         return inputs
     from graphattn.training.batches import batched
 
-    return batched(inputs, model, graph, config.sampling, config.loop.seed)
+    return batched(inputs, model, graph, config.sampling, config.loop.seed, part)
 
 
 def check_values(config: TrainConfig) -> None:
@@ -117,6 +119,7 @@ def check_values(config: TrainConfig) -> None:
         "encoding.k": (config.encoding.k, 1),
         "sampling.batch_size": (config.sampling.batch_size, 0),
         "sampling.tokens": (config.sampling.tokens, 1),
+        "sampling.parts": (config.sampling.parts, 0),
         "sampling.threads": (config.sampling.threads, 0),
     }
     for key, (value, least) in smallest.items():

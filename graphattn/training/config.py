@@ -118,6 +118,8 @@ class SamplingConfig:
         direction: Whose neighbours are followed, in (as the graph), out or both.
         resample: When tokens are drawn anew.
         threads: Threads that make batches ahead; 0 makes them in turn.
+        parts: Parts of the graph that several processes divide among themselves: each takes the
+            seeds of its own, whose neighbourhoods overlap; 0 shares out every batch.
     """
 
     batch_size: int = 0
@@ -127,6 +129,7 @@ class SamplingConfig:
     direction: Literal["in", "out", "both"] = "in"
     resample: Literal["never", "epoch", "batch"] = "never"
     threads: int = 1
+    parts: int = 0
 
 
 @dataclass
