@@ -21,17 +21,17 @@ from graphattn.models import GraphTransformer
 from graphattn.sampling import NeighborLoader, open_store
 
 NODES, EDGES, FEATURES, CLASSES, STEPS = 20_000_000, 300_000_000, 128, 40, 200
-BLOCK, SEEDS = 1 << 22, 512
+BLOCK, SEEDS, PE = 1 << 22, 512, 8
 
 
 class _Rows:
-    """Generated feature rows, made block by block where a tensor would be read."""
+    """Generated rows in fp16, made block by block where a tensor would be read."""
 
-    def __init__(self, nodes: int) -> None:
-        self.shape, self.dtype = (nodes, FEATURES), torch.float16
+    def __init__(self, nodes: int, width: int) -> None:
+        self.shape, self.dtype = (nodes, width), torch.float16
 
     def numel(self) -> int:
-        return self.shape[0] * FEATURES
+        return self.shape[0] * self.shape[1]
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -39,11 +39,11 @@ class _Rows:
     def __getitem__(self, rows: slice) -> torch.Tensor:
         generator = torch.Generator().manual_seed(rows.start)
         count = min(rows.stop, self.shape[0]) - rows.start
-        return torch.randn(count, FEATURES, generator=generator).half()
+        return torch.randn(count, self.shape[1], generator=generator).half()
 
 
 def build(folder: Path, nodes: int, edges: int) -> Store:
-    """A store with uniform targets and sources of falling popularity."""
+    """A store with uniform targets and sources of falling popularity, labels, splits, encoding."""
 
     def stream() -> Iterator[np.ndarray]:
         for start in range(0, edges, BLOCK):
@@ -53,8 +53,23 @@ def build(folder: Path, nodes: int, edges: int) -> Store:
             yield np.stack([source, random.integers(0, nodes, count)])
 
     labels = torch.randint(0, CLASSES, (nodes,), generator=torch.Generator().manual_seed(0))
-    arrays: dict[str, Any] = {"x": _Rows(nodes), "y": labels.to(torch.int16)}
-    return build_store(folder, nodes, edges, stream, arrays, name="generated")
+    arrays: dict[str, Any] = {"x": _Rows(nodes, FEATURES), "y": labels, "pe": _Rows(nodes, PE)}
+    train = min(STEPS * SEEDS, nodes // 4)
+    places = torch.arange(train) * (nodes // train)
+    arrays |= {"split_train": places, "split_valid": places[:256] + 1}
+    about = {
+        "task": "multiclass",
+        "metric": "acc",
+        "evaluate": "acc",
+        "num_classes": CLASSES,
+        "splits": 1,
+        "split_note": "generated",
+        "edge_note": f"{edges:,} edges drawn, duplicates merged",
+    }
+    arrays["split_test"] = places[:256] + 2
+    return build_store(
+        folder, nodes, edges, stream, arrays, coalesce=True, name="generated", extra=about
+    )
 
 
 def train(folder: Path) -> dict[str, float]:

@@ -18,6 +18,7 @@ FAMILIES = {
     "grid": "grid",
     "layers": "layers",
     "accuracy": "accuracy",
+    "large-gt": "large_gt",
     "graph-level": "graph_level",
     "sparsity": "sparsity",
     "minesweeper": "minesweeper",

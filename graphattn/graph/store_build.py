@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from graphattn.cache import atomic_write
+from graphattn.graph.sort import sort_keys
 from graphattn.graph.store import META, Store, describe, write_meta
 
 Edges = Callable[[], Iterator[np.ndarray]]
@@ -163,7 +164,7 @@ def _sort_edges(
             if number < progress.get("bucket"):
                 continue
             keys = np.fromfile(folder / "buckets" / f"{number}.bin", np.int64)
-            keys = np.unique(keys) if merge else np.sort(keys, kind="stable")
+            keys = sort_keys(keys, merge)
             row, column = np.divmod(keys, nodes)
             first, last = (-(-n * nodes // buckets) for n in (number, number + 1))
             counts[1 + first : 1 + last] = np.bincount(row - first, minlength=last - first)
