@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from graphattn.kernels.cpu.sampling import derive
 from graphattn.models import layerwise
 from graphattn.nn.sums import gathered, world_size
 from graphattn.sampling import NeighborSampler, TokenSampler, hop_features
+from graphattn.sampling.hops import check_direction
 from graphattn.sampling.neighbor import local_graph
 from graphattn.sampling.prefetch import in_order
 from graphattn.training.config import SamplingConfig
@@ -85,7 +87,7 @@ class BatchedInputs(Inputs):
         return _wide(self.x[distinct])[place]
 
     def _pe_of(self, nodes: Tensor) -> Tensor | None:
-        return None if self.pe is None else self.pe[nodes]
+        return None if self.pe is None else _wide(self.pe[nodes])
 
 
 @dataclass
@@ -118,9 +120,13 @@ class NeighborInputs(BatchedInputs):
 
 @dataclass
 class TokenInputs(BatchedInputs):
-    """Batches of LargeGT: tokens of every node, and the hop features of the distinct ones."""
+    """Batches of LargeGT: tokens of every node, and the hop features of the distinct ones.
 
-    hops: Tensor | None = None
+    Attributes:
+        hops: X, ÂX, Â²X, in memory or mapped; ``None`` computes them.
+    """
+
+    hops: list[Tensor] | None = None
 
     def __post_init__(self) -> None:
         config = self.config
@@ -133,15 +139,17 @@ class TokenInputs(BatchedInputs):
             seed=self.seed,
         )
         if self.hops is None:
-            found = hop_features(self.graph, self.x, direction=config.direction)
-            self.hops = torch.stack(found, dim=1)
+            _check_room(self.x)
+            self.hops = hop_features(self.graph, self.x, direction=config.direction)
 
     def arguments(self, nodes: Tensor, epoch: int, number: int) -> tuple[Any, ...]:
         """Hop features of the distinct tokens, tokens, encoding and numbers of ``nodes``."""
         assert self.hops is not None
         tokens = self.sampler.sample(nodes, epoch=epoch, batch=number)
         distinct, place = torch.unique(tokens, return_inverse=True)
-        return self.hops[distinct.long()], place, self._pe_of(nodes), nodes
+        distinct = distinct.long()
+        read = torch.stack([_wide(hop[distinct]) for hop in self.hops], dim=1)
+        return read, place, self._pe_of(nodes), nodes
 
     def start_epoch(self, model: nn.Module, epoch: int) -> None:
         """Let a codebook assign all nodes, every ``refresh_every`` epochs."""
@@ -170,13 +178,34 @@ def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def _stored_hops(
+    x: Tensor, stored: Mapping[str, Any], config: SamplingConfig
+) -> list[Tensor] | None:
+    """The two hops of a store beside its features; ``None`` where it has none."""
+    if "hop2" not in stored:
+        return None
+    check_direction(stored["hop_direction"], config.direction)
+    return [x, stored["hop1"], stored["hop2"]]
+
+
+def _check_room(x: Tensor) -> None:
+    """Refuse hop features that the memory of the machine cannot hold."""
+    need, room = 12 * x.numel(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > room:
+        raise ValueError(
+            f"features of two hops need {need / 2**30:.1f} GiB in memory, this machine has "
+            f"{room / 2**30:.1f}; write them to the disk: graphattn partition NAME --out FOLDER "
+            "--hops 2"
+        )
+
+
 def batched(
     inputs: Inputs,
     model: nn.Module,
     graph: CSRGraph,
     config: SamplingConfig,
     seed: int,
-    part: Tensor | None = None,
+    stored: Mapping[str, Any] | None = None,
 ) -> Inputs:
     """The inputs in the form that model and configuration ask for.
 
@@ -186,7 +215,7 @@ def batched(
         graph: As the model attends over it.
         config: Section ``sampling``.
         seed: Of the batches.
-        part: Stored part of every node, if there is one.
+        stored: What a store holds of ``part``, ``hop1``, ``hop2`` and ``hop_direction``.
 
     Raises:
         ValueError: A model of tokens without a batch size, or fewer fan-outs than layers.
@@ -198,8 +227,11 @@ def batched(
             f"{config.batch_size}; {type(model).__name__} is trained with 1024"
         )
     common = (inputs.x, graph, inputs.pe, inputs.flip, config, seed)
+    stored = {} if stored is None else stored
     if wants_tokens or config.batch_size:
-        kind = TokenInputs if wants_tokens else NeighborInputs
-        return kind(*common, part=node_parts(graph, config.parts, part))
+        part = node_parts(graph, config.parts, stored.get("part"))
+        if not wants_tokens:
+            return NeighborInputs(*common, part=part)
+        return TokenInputs(*common, part=part, hops=_stored_hops(inputs.x, stored, config))
     inputs.graph = graph
     return inputs

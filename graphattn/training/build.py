@@ -75,7 +75,7 @@ def prepare(config: TrainConfig, dataset: NodeDataset | None = None) -> Prepared
     wanted = bool(getattr(model, "self_loops", False))
     undirected = dataset.data.get("csr_undirected")
     graph = attended(dataset.name, inputs.graph, config.data.self_loops, wanted, undirected)
-    inputs = _fed(inputs, model, graph, config, dataset.data.get("part"))
+    inputs = _fed(inputs, model, graph, config, dataset)
     return Prepared(
         dataset,
         split,
@@ -87,7 +87,7 @@ def prepare(config: TrainConfig, dataset: NodeDataset | None = None) -> Prepared
 
 
 def _fed(
-    inputs: Inputs, model: nn.Module, graph: CSRGraph, config: TrainConfig, part: Tensor | None
+    inputs: Inputs, model: nn.Module, graph: CSRGraph, config: TrainConfig, dataset: NodeDataset
 ) -> Inputs:
     """The full graph, or batches: only these need the samplers, which load PyG."""
     if not config.sampling.batch_size and getattr(model, "batched", None) is None:
@@ -97,10 +97,13 @@ def _fed(
                 "batches (--sampling.batch_size 1024), or in one process"
             )
         inputs.graph, inputs.x = graph, inputs.x.float()
+        inputs.pe = None if inputs.pe is None else inputs.pe.float()
         return inputs
     from graphattn.training.batches import batched
 
-    return batched(inputs, model, graph, config.sampling, config.loop.seed, part)
+    names = ("part", "hop1", "hop2", "hop_direction")
+    stored = {name: dataset.data[name] for name in names if dataset.data.get(name) is not None}
+    return batched(inputs, model, graph, config.sampling, config.loop.seed, stored)
 
 
 def check_values(config: TrainConfig) -> None:

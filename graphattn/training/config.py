@@ -94,13 +94,14 @@ class EncodingConfig:
     """Positional encoding.
 
     Attributes:
-        kind: laplacian (eigenvectors), random-walk (return probabilities) or none.
+        kind: laplacian (eigenvectors), random-walk (return probabilities), stored (the array pe of
+            a store or folder, whatever it holds) or none.
         k: Width of the encoding.
         sign_flip: Random eigenvector signs in training, one draw per batch or per graph.
         tol: Relative residual of the eigenvectors; 1e-2 is enough for features, and faster.
     """
 
-    kind: Literal["none", "laplacian", "random-walk"] = "none"
+    kind: Literal["none", "laplacian", "random-walk", "stored"] = "none"
     k: int = 8
     sign_flip: Literal["batch", "graph"] = "batch"
     tol: float = 1e-6

@@ -27,7 +27,7 @@ def three_steps(
     run.model.double()
     run.inputs.x = run.inputs.x.double()
     if getattr(run.inputs, "hops", None) is not None:
-        run.inputs.hops = run.inputs.hops.double()
+        run.inputs.hops = [hop.double() for hop in run.inputs.hops]
     trainer = Trainer(run.model, run.inputs, run.supervision, config)
     trainer.model.train()
     run.inputs.start_epoch(trainer.model, 0)
