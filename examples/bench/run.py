@@ -24,6 +24,8 @@ FAMILIES = {
     "minesweeper": "minesweeper",
     "sampling": "sampling",
     "out-of-core": "out_of_core",
+    "products-tokens": "products_tokens",
+    "arxiv-shaped": "arxiv_shaped",
     "encodings": "encodings_at_scale",
 }
 
