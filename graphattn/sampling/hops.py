@@ -17,7 +17,7 @@ from graphattn.sampling.checks import directed
 from graphattn.sampling.neighbor import graph_of
 from graphattn.sampling.tokens import merged
 
-_EDGES = 1 << 17  # edges whose sources are gathered at a time
+_EDGES = 1 << 15  # edges whose sources are gathered at a time
 DIRECTION = "hop_direction"
 
 
@@ -73,7 +73,7 @@ def store_hops(folder: Path | str, hops: int = 2, *, direction: str = "in") -> S
     In the dtype of the stored features, duplicates in the graph merged; goes on after a kill and
     keeps what is there.
 
-    Memory: the features that ``2**17`` edges read, and 8 bytes per node; with another direction
+    Memory: the features that ``2**15`` edges read, and 8 bytes per node; with another direction
     than "in" also the graph.
 
     Args:
@@ -158,7 +158,8 @@ class HopRows:
         total = aggregate(scaled, local)
         assert isinstance(total, Tensor)
         own = self._scaled(slice(begin, end))
-        return (total + own) * self.left[begin:end].unsqueeze(1)
+        return total.add_(own).mul_(self.left[begin:end].unsqueeze(1))
 
     def _scaled(self, nodes: Tensor | slice) -> Tensor:
-        return self.x[nodes].float() * self.right[nodes].unsqueeze(1)
+        rows = self.x[nodes].to(torch.float32, copy=True)
+        return rows.mul_(self.right[nodes].unsqueeze(1))
