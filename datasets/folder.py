@@ -77,6 +77,9 @@ def load(name: str, root: Path, *, download: bool, undirected: bool, seed: int) 
     data.x = None if x is None else torch.from_numpy(x).float()
     if edge_attr is not None:
         data.edge_attr = edge_attr
+    pe = folder.array("pe")
+    if pe is not None:
+        data.pe = torch.from_numpy(pe).float()
     splits, split_note = _splits(folder, y, task, classes, seed)
     return NodeDataset(
         data, splits, metric, evaluator(metric), name, classes, task, split_note,

@@ -12,6 +12,7 @@ from torch import Tensor
 from graphattn.datasets.base import NodeDataset, announce
 from graphattn.datasets.metrics import evaluator
 from graphattn.datasets.splits import random_splits
+from graphattn.graph.sort import sort_keys
 
 NAMES = ("minesweeper-generated",)
 
@@ -192,7 +193,8 @@ def communities(
     members = (num_nodes - 1 - block) // blocks + 1
     high = block + blocks * (random.random(near + far) * members).astype(np.int64)
     low, high = low[low != high], high[low != high]
-    keys = np.unique(np.concatenate([low * num_nodes + high, high * num_nodes + low]))
+    keys = np.concatenate([low * num_nodes + high, high * num_nodes + low])
+    keys = sort_keys(keys, merge=True)
     return torch.from_numpy(np.stack(np.divmod(keys, num_nodes))), torch.from_numpy(label)
 
 

@@ -24,6 +24,7 @@ from graphattn.datasets.files import reading
 from graphattn.datasets.metrics import evaluator
 from graphattn.datasets.ogb_raw import RawFolder, class_labels
 from graphattn.datasets.splits import check_labels, check_splits
+from graphattn.graph.sort import sort_keys
 
 _BLOCK = 1 << 22  # items read at a time
 _BUCKET = 1 << 25  # edges sorted at a time
@@ -161,7 +162,7 @@ def symmetrise_file(path: Path, num_nodes: int, bucket: int = _BUCKET) -> None:
                     piece.tofile(out)
         total = 0
         for file in files:
-            unique = np.unique(np.fromfile(file, np.int64))
+            unique = sort_keys(np.fromfile(file, np.int64), merge=True)
             unique.tofile(file)
             total += len(unique)
         _write_keys(files, total, num_nodes, work / "edges.npy")

@@ -1,6 +1,7 @@
 """A graph store (``graphattn partition``) as a data set: everything stays on the disk.
 
-``data.csr`` is the graph in the place of ``edge_index``; ``data.x`` keeps its stored dtype.
+``data.csr`` is the graph in the place of ``edge_index``; ``data.x`` keeps its stored dtype, as do
+``part``, ``pe`` and ``hop1, hop2, ...`` where the store has them.
 """
 
 from __future__ import annotations
@@ -28,9 +29,13 @@ def load(path: Path) -> NodeDataset:
     about = store.meta["extra"]
     if "task" not in about or "y" not in store.names:
         raise ValueError(f"{path} has no labels; build it from a data set with graphattn partition")
-    data = Data(num_nodes=store.num_nodes, y=store.array("y").clone())
+    data = Data(num_nodes=store.num_nodes, y=store.array("y"))
     if "x" in store.names:
         data.x = store.array("x")
+    for name in store.names:
+        if name in ("part", "pe") or name.startswith("hop"):
+            data[name] = store.array(name)
+    data.hop_direction = about.get("hop_direction")
     data.csr, data.csr_undirected = store.graph, store.meta["undirected"]
     splits = [_split(store, number) for number in range(about["splits"])]
     check_splits(splits, store.num_nodes, store.meta["name"])

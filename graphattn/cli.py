@@ -208,7 +208,10 @@ def protocol(argv: list[str]) -> int:
 
 
 def partition(argv: list[str]) -> int:
-    """``graphattn partition [NAME] --out FOLDER [--dtype fp16] [--parts P] [settings]``."""
+    """``graphattn partition [NAME] --out FOLDER [--parts P] [--hops 2] [settings]``.
+
+    With ``--encoding.kind laplacian`` (and ``--encoding.k``) the encoding is written too.
+    """
     config, own = _parse(
         "partition",
         argv,
@@ -216,6 +219,7 @@ def partition(argv: list[str]) -> int:
         _option("--dtype", str | None, None, "Features as fp32, fp16 or bf16; as they are."),
         _option("--parts", int, 0, "Also write the part of every node into part.npy."),
         _option("--method", str, "auto", "Of the parts: bfs, or metis (pymetis)."),
+        _option("--hops", int, 0, "Also write features averaged over hops; large-gt reads 2."),
     )
     if own.out is None:
         raise UsageError("--out FOLDER is needed: where the store is written")
@@ -223,8 +227,11 @@ def partition(argv: list[str]) -> int:
     from graphattn.training.partition import to_store
 
     undirected, config.data.undirected = config.data.undirected, False  # done on disk
-    options = {"dtype": own.dtype, "undirected": undirected, "parts": own.parts}
-    store = to_store(load_nodes(config.data), Path(own.out), method=own.method, **options)
+    store = to_store(
+        load_nodes(config.data), Path(own.out), method=own.method, dtype=own.dtype,
+        undirected=undirected, parts=own.parts, hops=own.hops,
+        direction=config.sampling.direction, encoding=config.encoding,
+    )  # fmt: skip
     print(f"store        {own.out}: {store.num_nodes:,} nodes, {store.graph.num_edges:,} edges")
     print(f"arrays       {', '.join(store.names)}")
     print(f"train on it  graphattn train {own.out} --sampling.batch_size 1024")

@@ -1,7 +1,7 @@
 """Accuracy: graph transformers beside their tuned baselines on small real graphs.
 
 Every row is ``graphattn protocol`` with the arguments shown; finished runs are kept in
-``runs/accuracy``, so the table can be made in several sittings.
+``runs/accuracy`` (``GRAPHATTN_RUNS`` moves ``runs``), so the table can be made in several sittings.
 """
 
 import os
@@ -28,6 +28,7 @@ SETS = {
     "GitHub": ("musae", ["github", "--model.width", "64", "--loop.epochs", "60"]),
 }
 SEEDS = 3
+RUNS = Path(os.environ.get("GRAPHATTN_RUNS", "runs"))
 
 
 def protocol(arguments: list[str], out: Path, device: str, seeds: int | None) -> dict[str, Any]:
@@ -35,6 +36,14 @@ def protocol(arguments: list[str], out: Path, device: str, seeds: int | None) ->
     config, _ = parse("protocol", [*arguments, "--loop.device", device])
     summary: dict[str, Any] = run_protocol(config, out, splits="0", seeds=seeds)["summary"]
     return summary
+
+
+def full_graph(name: str, model: str, data: Path, device: str) -> dict[str, Any]:
+    """Summary of a model trained on the whole graph of one of ``SETS``."""
+    folder, settings = SETS[name]
+    shown = [*settings, "--model", model, "--root", str(data / folder)]
+    out = RUNS / "accuracy" / f"{name}-{model}".replace(" ", "-")
+    return protocol(shown, out, device, SEEDS)
 
 
 def run(device: str, repeats: int, compiled: bool = True) -> tuple[list[dict[str, Any]], list[str]]:
@@ -47,10 +56,8 @@ def run(device: str, repeats: int, compiled: bool = True) -> tuple[list[dict[str
     found: dict[str, dict[str, Any]] = {}
     for name, model in todo:
         todo.set_postfix_str(f"{name} {model}")
-        folder, settings = SETS[name]
-        shown = [*settings, "--model", model, "--root", str(Path(data, folder))]
-        out = Path("runs/accuracy") / f"{name}-{model}".replace(" ", "-")
-        summary = protocol(shown, out, device, SEEDS)
+        settings = SETS[name][1]
+        summary = full_graph(name, model, Path(data), device)
         found.setdefault(name, {"workload": name})[model] = row(summary)["test acc %"]
         if model == MODELS[0]:
             about = remarks(summary)

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from accuracy import protocol
+from accuracy import RUNS, protocol
 from tqdm import tqdm
 
 from graphattn.training.presets import preset
@@ -44,6 +44,13 @@ ENTRIES = {
 }
 
 
+def entry(name: str, data: Path, device: str) -> dict[str, Any]:
+    """Summary of one of ``ENTRIES``."""
+    out = RUNS / "minesweeper" / name.replace(",", "").replace(" ", "-")
+    own = ["--root", str(data / "heterophilous")]
+    return protocol([*ENTRIES[name].arguments, *own], out, device, ENTRIES[name].seeds)
+
+
 def run(device: str, repeats: int, compiled: bool = True) -> tuple[list[dict[str, Any]], list[str]]:
     """One row per entry: our test score at the best validation step beside the published mean."""
     data = os.environ.get("GRAPHATTN_DATA")
@@ -53,9 +60,7 @@ def run(device: str, repeats: int, compiled: bool = True) -> tuple[list[dict[str
     todo = tqdm(ENTRIES.items(), desc="minesweeper")
     for name, (arguments, seeds, published) in todo:
         todo.set_postfix_str(name)
-        out = Path("runs/minesweeper") / name.replace(",", "").replace(" ", "-")
-        own = ["--root", str(Path(data, "heterophilous"))]
-        summary = protocol([*arguments, *own], out, device, seeds)
+        summary = entry(name, Path(data), device)
         rows.append({"model": name} | _cells(summary, published))
         repeated = "" if seeds is None else f" --seeds {seeds}"
         notes.append(f"{name}: `graphattn protocol {' '.join(arguments)} --splits 0{repeated}`")

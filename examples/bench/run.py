@@ -19,11 +19,14 @@ FAMILIES = {
     "volumes": "volumes",
     "layers": "layers",
     "accuracy": "accuracy",
+    "large-gt": "large_gt",
     "graph-level": "graph_level",
     "sparsity": "sparsity",
     "minesweeper": "minesweeper",
     "sampling": "sampling",
     "out-of-core": "out_of_core",
+    "products-tokens": "products_tokens",
+    "arxiv-shaped": "arxiv_shaped",
     "encodings": "encodings_at_scale",
 }
 

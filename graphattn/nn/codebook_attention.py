@@ -239,7 +239,7 @@ class CodebookAttention(nn.Module):
     def _count_all(self) -> None:
         if self.assignment.is_meta:  # a model that is only measured has no nodes to count
             return
-        self.sizes.copy_(torch.bincount(self.assignment.long(), minlength=self.num_codes))
+        self.sizes.copy_(torch.bincount(self.assignment, minlength=self.num_codes))
 
     def _reseed(self, u: Tensor) -> None:
         """Move codes with few followers to random rows of the batch (of rank 0's)."""

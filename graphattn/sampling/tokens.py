@@ -20,6 +20,7 @@ from graphattn.sampling.neighbor import graph_of
 MODES = ("exact", "walk")
 RESAMPLE = ("never", "epoch", "batch")
 _BLOCK = 1 << 15
+_ROWS = 1 << 18  # rows looked at for duplicates at a time: a mapped graph stays on the disk
 
 
 class TokenSampler:
@@ -144,8 +145,13 @@ class TokenSampler:
 
 def merged(graph: CSRGraph) -> CSRGraph:
     """The graph with duplicate edges merged; itself where there are none."""
-    same = graph.indices[1:] == graph.indices[:-1]
-    starts = graph.indptr[1:-1]
-    inner = starts[(starts > 0) & (starts < graph.num_edges)]
-    same[inner - 1] = False
-    return graph.coalesce() if bool(same.any()) else graph
+    for begin in range(0, graph.num_rows, _ROWS):
+        offsets = graph.indptr[begin : begin + _ROWS + 1]
+        edges = graph.indices[int(offsets[0]) : int(offsets[-1])]
+        same = edges[1:] == edges[:-1]
+        starts = offsets[1:-1] - offsets[0]
+        inner = starts[(starts > 0) & (starts < len(edges))]
+        same[inner - 1] = False
+        if bool(same.any()):
+            return graph.coalesce()
+    return graph

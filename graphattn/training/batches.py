@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,32 +15,13 @@ from graphattn.kernels.cpu.sampling import derive
 from graphattn.models import layerwise
 from graphattn.nn.sums import gathered, world_size
 from graphattn.sampling import NeighborSampler, TokenSampler, hop_features
+from graphattn.sampling.hops import check_direction
 from graphattn.sampling.neighbor import local_graph
 from graphattn.sampling.prefetch import in_order
 from graphattn.training.config import SamplingConfig
 from graphattn.training.distributed import shard
 from graphattn.training.inputs import Forward, Inputs, Step
-
-
-def batch_places(count: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
-    """Global batches of an epoch: a permutation of 0 .. count - 1, whatever the number of ranks.
-
-    A last batch of less than a quarter joins the one before it, so that every rank has rows.
-
-    Raises:
-        ValueError: Fewer than 8 seeds per rank in a batch, or too few seeds for all ranks.
-    """
-    world = world_size()
-    if world > 1 and (batch_size < 8 * world or count < 2 * world):
-        raise ValueError(
-            f"{world} processes need sampling.batch_size of at least {8 * world} and {2 * world} "
-            f"training nodes, got {batch_size} and {count}; start fewer processes"
-        )
-    generator = torch.Generator().manual_seed(derive(seed, epoch) >> 1)
-    parts = list(torch.split(torch.randperm(count, generator=generator), batch_size))
-    if len(parts) > 1 and 4 * len(parts[-1]) < batch_size:
-        parts[-2:] = [torch.cat(parts[-2:])]
-    return parts
+from graphattn.training.shares import node_parts, own_places, owners
 
 
 @dataclass
@@ -50,11 +32,13 @@ class BatchedInputs(Inputs):
         config: Section ``sampling``.
         seed: Of the order and of the samples.
         target: Device of the model; features stay where they are.
+        part: Part of every node, where ranks take the seeds of their own parts.
     """
 
     config: SamplingConfig = field(default_factory=SamplingConfig)
     seed: int = 0
     target: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    part: Tensor | None = None
 
     @property
     def device(self) -> torch.device:
@@ -67,18 +51,22 @@ class BatchedInputs(Inputs):
         return self
 
     def steps(self, seeds: Tensor, epoch: int) -> Iterator[Step]:
-        """Steps of an epoch; each rank has its part of every global batch."""
+        """Steps of an epoch; each rank has its share of every global batch."""
         seeds = seeds.cpu()
-        places = batch_places(len(seeds), self.config.batch_size, self.seed, epoch)
+        places = self.places(seeds, epoch)
 
         def make(item: tuple[int, Tensor]) -> tuple[tuple[Any, ...], Tensor]:
-            number, part = item
-            part = shard(part)
-            return self.arguments(seeds[part], epoch, number), part
+            number, share = item
+            return self.arguments(seeds[share], epoch, number), share
 
-        for arguments, part in in_order(make, enumerate(places), self.config.threads):
+        for arguments, share in in_order(make, enumerate(places), self.config.threads):
             moved = tuple(self._moved(argument) for argument in arguments)
-            yield Step(self.flipped(moved), slice(0, len(part)), part.to(self.target))
+            yield Step(self.flipped(moved), slice(0, len(share)), share.to(self.target))
+
+    def places(self, seeds: Tensor, epoch: int) -> list[Tensor]:
+        """This rank's places in ``seeds``, one tensor per step; equally many on every rank."""
+        owner = None if self.part is None else owners(self.part, seeds, world_size())
+        return own_places(len(seeds), self.config.batch_size, self.seed, epoch, owner)
 
     def arguments(self, nodes: Tensor, epoch: int, number: int) -> tuple[Any, ...]:
         """Arguments of the model for a batch; its first outputs belong to ``nodes``."""
@@ -99,7 +87,7 @@ class BatchedInputs(Inputs):
         return _wide(self.x[distinct])[place]
 
     def _pe_of(self, nodes: Tensor) -> Tensor | None:
-        return None if self.pe is None else self.pe[nodes]
+        return None if self.pe is None else _wide(self.pe[nodes])
 
 
 @dataclass
@@ -132,9 +120,13 @@ class NeighborInputs(BatchedInputs):
 
 @dataclass
 class TokenInputs(BatchedInputs):
-    """Batches of LargeGT: tokens of every node, and the hop features of the distinct ones."""
+    """Batches of LargeGT: tokens of every node, and the hop features of the distinct ones.
 
-    hops: Tensor | None = None
+    Attributes:
+        hops: X, ÂX, Â²X, in memory or mapped; ``None`` computes them.
+    """
+
+    hops: list[Tensor] | None = None
 
     def __post_init__(self) -> None:
         config = self.config
@@ -147,15 +139,17 @@ class TokenInputs(BatchedInputs):
             seed=self.seed,
         )
         if self.hops is None:
-            found = hop_features(self.graph, self.x, direction=config.direction)
-            self.hops = torch.stack(found, dim=1)
+            _check_room(self.x)
+            self.hops = hop_features(self.graph, self.x, direction=config.direction)
 
     def arguments(self, nodes: Tensor, epoch: int, number: int) -> tuple[Any, ...]:
         """Hop features of the distinct tokens, tokens, encoding and numbers of ``nodes``."""
         assert self.hops is not None
         tokens = self.sampler.sample(nodes, epoch=epoch, batch=number)
         distinct, place = torch.unique(tokens, return_inverse=True)
-        return self.hops[distinct.long()], place, self._pe_of(nodes), nodes
+        distinct = distinct.long()
+        read = torch.stack([_wide(hop[distinct]) for hop in self.hops], dim=1)
+        return read, place, self._pe_of(nodes), nodes
 
     def start_epoch(self, model: nn.Module, epoch: int) -> None:
         """Let a codebook assign all nodes, every ``refresh_every`` epochs."""
@@ -184,8 +178,34 @@ def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def _stored_hops(
+    x: Tensor, stored: Mapping[str, Any], config: SamplingConfig
+) -> list[Tensor] | None:
+    """The two hops of a store beside its features; ``None`` where it has none."""
+    if "hop2" not in stored:
+        return None
+    check_direction(stored["hop_direction"], config.direction)
+    return [x, stored["hop1"], stored["hop2"]]
+
+
+def _check_room(x: Tensor) -> None:
+    """Refuse hop features that the memory of the machine cannot hold."""
+    need, room = 12 * x.numel(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > room:
+        raise ValueError(
+            f"features of two hops need {need / 2**30:.1f} GiB in memory, this machine has "
+            f"{room / 2**30:.1f}; write them to the disk: graphattn partition NAME --out FOLDER "
+            "--hops 2"
+        )
+
+
 def batched(
-    inputs: Inputs, model: nn.Module, graph: CSRGraph, config: SamplingConfig, seed: int
+    inputs: Inputs,
+    model: nn.Module,
+    graph: CSRGraph,
+    config: SamplingConfig,
+    seed: int,
+    stored: Mapping[str, Any] | None = None,
 ) -> Inputs:
     """The inputs in the form that model and configuration ask for.
 
@@ -195,6 +215,7 @@ def batched(
         graph: As the model attends over it.
         config: Section ``sampling``.
         seed: Of the batches.
+        stored: What a store holds of ``part``, ``hop1``, ``hop2`` and ``hop_direction``.
 
     Raises:
         ValueError: A model of tokens without a batch size, or fewer fan-outs than layers.
@@ -206,9 +227,11 @@ def batched(
             f"{config.batch_size}; {type(model).__name__} is trained with 1024"
         )
     common = (inputs.x, graph, inputs.pe, inputs.flip, config, seed)
-    if wants_tokens:
-        return TokenInputs(*common)
-    if config.batch_size:
-        return NeighborInputs(*common)
+    stored = {} if stored is None else stored
+    if wants_tokens or config.batch_size:
+        part = node_parts(graph, config.parts, stored.get("part"))
+        if not wants_tokens:
+            return NeighborInputs(*common, part=part)
+        return TokenInputs(*common, part=part, hops=_stored_hops(inputs.x, stored, config))
     inputs.graph = graph
     return inputs

@@ -71,13 +71,13 @@ def prepare(config: TrainConfig, dataset: NodeDataset | None = None) -> Prepared
     channels = tasks.out_channels(dataset.task, dataset.num_classes)
     pe_dim = 0 if inputs.pe is None else inputs.pe.shape[1]
     seed_everything(config.loop.seed)
-    ptr = dataset.data.get("graph_ptr")
     size = inputs.x.shape[1], channels, pe_dim, inputs.x.shape[0]
-    model = build_model(config.model, *size, pool=ptr is not None)
+    pool = dataset.data.get("graph_ptr") is not None
+    model = build_model(config.model, *size, pool=pool)
     wanted = bool(getattr(model, "self_loops", False))
     undirected = dataset.data.get("csr_undirected")
     graph = attended(dataset.name, inputs.graph, config.data.self_loops, wanted, undirected)
-    inputs = _fed(inputs, model, graph, config, ptr)
+    inputs = _fed(inputs, model, graph, config, dataset)
     return Prepared(
         dataset,
         split,
@@ -89,12 +89,10 @@ def prepare(config: TrainConfig, dataset: NodeDataset | None = None) -> Prepared
 
 
 def _fed(
-    inputs: Inputs, model: nn.Module, graph: CSRGraph, config: TrainConfig, ptr: Tensor | None
+    inputs: Inputs, model: nn.Module, graph: CSRGraph, config: TrainConfig, dataset: NodeDataset
 ) -> Inputs:
-    """The full graph, or batches: only these need the samplers, which load PyG.
-
-    ``ptr``: where the nodes of each graph begin, in a set of graphs.
-    """
+    """The full graph, or batches: only these need the samplers, which load PyG."""
+    ptr = dataset.data.get("graph_ptr")
     if ptr is not None:
         from graphattn.training.graph_sets import graph_batches
 
@@ -106,10 +104,13 @@ def _fed(
                 "batches (--sampling.batch_size 1024), or in one process"
             )
         inputs.graph, inputs.x = graph, inputs.x.float()
+        inputs.pe = None if inputs.pe is None else inputs.pe.float()
         return inputs
     from graphattn.training.batches import batched
 
-    return batched(inputs, model, graph, config.sampling, config.loop.seed)
+    names = ("part", "hop1", "hop2", "hop_direction")
+    stored = {name: dataset.data[name] for name in names if dataset.data.get(name) is not None}
+    return batched(inputs, model, graph, config.sampling, config.loop.seed, stored)
 
 
 def check_values(config: TrainConfig) -> None:
@@ -128,6 +129,7 @@ def check_values(config: TrainConfig) -> None:
         "encoding.k": (config.encoding.k, 1),
         "sampling.batch_size": (config.sampling.batch_size, 0),
         "sampling.tokens": (config.sampling.tokens, 1),
+        "sampling.parts": (config.sampling.parts, 0),
         "sampling.threads": (config.sampling.threads, 0),
     }
     for key, (value, least) in smallest.items():

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphattn.training.config import TrainConfig, flat
+
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.safetensors"
 
@@ -85,9 +87,13 @@ def check_identity(path: Path, held: dict[str, Any], wanted: dict[str, Any]) -> 
         held: ``identity`` in the checkpoint.
         wanted: ``identity`` of the run that should continue.
 
+    A setting that came later than the checkpoint has its default there: what the run did
+    without it.
+
     Raises:
         ValueError: Naming both sides.
     """
+    held = {key: value for key, value in flat(TrainConfig()).items() if key in wanted} | held
     if held == wanted:
         return
     keys = [key for key in {**held, **wanted} if held.get(key) != wanted.get(key)]

@@ -94,13 +94,14 @@ class EncodingConfig:
     """Positional encoding.
 
     Attributes:
-        kind: laplacian (eigenvectors), random-walk (return probabilities) or none.
+        kind: laplacian (eigenvectors), random-walk (return probabilities), stored (the array pe of
+            a store or folder, whatever it holds) or none.
         k: Width of the encoding.
         sign_flip: Random eigenvector signs in training, one draw per batch or per graph.
         tol: Relative residual of the eigenvectors; 1e-2 is enough for features, and faster.
     """
 
-    kind: Literal["none", "laplacian", "random-walk"] = "none"
+    kind: Literal["none", "laplacian", "random-walk", "stored"] = "none"
     k: int = 8
     sign_flip: Literal["batch", "graph"] = "batch"
     tol: float = 1e-6
@@ -119,6 +120,8 @@ class SamplingConfig:
         direction: Whose neighbours are followed, in (as the graph), out or both.
         resample: When tokens are drawn anew.
         threads: Threads that make batches ahead; 0 makes them in turn.
+        parts: Parts of the graph that several processes divide among themselves: each takes the
+            seeds of its own, whose neighbourhoods overlap; 0 shares out every batch.
     """
 
     batch_size: int = 0
@@ -128,6 +131,7 @@ class SamplingConfig:
     direction: Literal["in", "out", "both"] = "in"
     resample: Literal["never", "epoch", "batch"] = "never"
     threads: int = 1
+    parts: int = 0
 
 
 @dataclass

@@ -53,10 +53,21 @@ def agreed(number: int) -> int:
     """The largest ``number`` of all ranks: one that is told to stop stops them all."""
     if world_size() == 1:
         return number
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    largest = torch.tensor(number, device=device)
+    largest = torch.tensor(number, device=_message_device())
     dist.all_reduce(largest, dist.ReduceOp.MAX)
     return int(largest)
+
+
+def from_first(tensor: Tensor) -> Tensor:
+    """Rank 0's ``tensor`` on every rank; all must pass one of its shape and dtype."""
+    if world_size() == 1:
+        return tensor
+    return summed(tensor.to(_message_device()), from_rank_0=True).to(tensor.device)
+
+
+def _message_device() -> str:
+    """Where tensors must lie to be sent."""
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
 
 
 def share_of(count: float, device: torch.device) -> tuple[float, float]:

@@ -20,29 +20,36 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, inputs: Inputs, task: str, precision: str = "fp32") -> Tensor:
-    """Scores of all nodes on the CPU; every neighbour of every node is read.
+def predict(
+    model: nn.Module,
+    inputs: Inputs,
+    task: str,
+    precision: str = "fp32",
+    nodes: Tensor | None = None,
+) -> Tensor:
+    """Scores of nodes on the CPU; every neighbour of every node is read.
 
     Args:
         model: The network; it is left in evaluation mode.
         inputs: Its inputs, on its device.
         task: One of ``tasks.TASKS``.
         precision: As in training, so that the validation score is the one that chose the epoch.
+        nodes: Which; ``None`` is all N.
 
     Returns:
-        [N] for a binary task, else [N, C].
+        [n] for a binary task, else [n, C].
     """
     model.eval()
     with autocast(inputs.device, precision):
-        outputs = inputs.outputs(model, model)
+        outputs = inputs.outputs(model, model, nodes)
     return tasks.scores(task, outputs).cpu()
 
 
 def score(dataset: NodeDataset, scores: Tensor, nodes: Tensor) -> float | None:
-    """The data set's metric over ``nodes``; None if there are none (hidden test labels)."""
+    """The data set's metric for the ``scores`` of ``nodes``; None if there are none of them."""
     if not len(nodes):
         return None
-    return dataset.evaluate(scores[nodes], dataset.data.y[nodes])
+    return dataset.evaluate(scores, dataset.data.y[nodes])
 
 
 def best_scores(run: Prepared, folder: Path, precision: str = "fp32") -> dict[str, float | None]:
@@ -51,8 +58,13 @@ def best_scores(run: Prepared, folder: Path, precision: str = "fp32") -> dict[st
     The one place where test labels are read.
     """
     load_weights(folder / BEST, run.model)
-    scores = predict(run.model, run.inputs, run.dataset.task, precision)
-    return {part: score(run.dataset, scores, nodes) for part, nodes in run.split.items()}
+    nodes = torch.cat(list(run.split.values()))
+    found = predict(run.model, run.inputs, run.dataset.task, precision, nodes)
+    parts = found.split([len(part) for part in run.split.values()])
+    return {
+        name: score(run.dataset, scores, part)
+        for (name, part), scores in zip(run.split.items(), parts, strict=True)
+    }
 
 
 def evaluate_run(config: TrainConfig, folder: Path) -> dict[str, Any]:

@@ -184,6 +184,8 @@ def make_inputs(dataset: NodeDataset, data: DataConfig, encoding: EncodingConfig
         def flip(pe: Tensor) -> Tensor:
             return flip_signs(pe, mode=encoding.sign_flip)
 
+    if encoding.kind == "stored":
+        return Inputs(x, graph, stored_encoding(dataset))
     return Inputs(x, graph, positional_encoding(graph, encoding), flip)
 
 
@@ -264,4 +266,25 @@ def positional_encoding(graph: CSRGraph, config: EncodingConfig) -> Tensor | Non
         return encodings.laplacian_pe(graph, config.k, tol=config.tol)[1]
     if config.kind == "random-walk":
         return encodings.random_walk_pe(graph, config.k)
-    raise ValueError(f"expected encoding.kind none, laplacian or random-walk, got {config.kind!r}")
+    raise ValueError(
+        f"expected encoding.kind none, laplacian, random-walk or stored, got {config.kind!r}"
+    )
+
+
+def stored_encoding(dataset: NodeDataset) -> Tensor:
+    """The array ``pe`` [N, k] of a data set, as it lies there.
+
+    Raises:
+        ValueError: If there is none, or it has not one row per node.
+    """
+    pe = dataset.data.get("pe")
+    if pe is None:
+        raise ValueError(
+            f"encoding.kind stored needs an array pe in {dataset.name}: write one with graphattn "
+            "partition NAME --out FOLDER --encoding.kind laplacian, or save pe.npy into a folder "
+            "of .npy files"
+        )
+    if pe.dim() != 2 or len(pe) != int(dataset.data.num_nodes):
+        raise ValueError(f"pe must be [{dataset.data.num_nodes}, k], got {list(pe.shape)}")
+    found: Tensor = pe
+    return found

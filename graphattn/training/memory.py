@@ -53,7 +53,7 @@ def training_bytes(config: TrainConfig, dataset: NodeDataset) -> dict[str, int]:
     """
     nodes, model = int(dataset.data.num_nodes), config.model
     features = _width_of_features(dataset)
-    pe_dim = 0 if config.encoding.kind == "none" else config.encoding.k
+    pe_dim = _width_of_encoding(config, dataset)
     channels = max(1, tasks.out_channels(dataset.task, dataset.num_classes))  # without labels, 0
     with torch.device("meta"):
         network = build_model(model, features, channels, pe_dim, nodes)
@@ -86,6 +86,12 @@ def _rows_of_a_step(sampling: SamplingConfig, nodes: int, tokens: bool) -> int:
         return sampling.batch_size * 3 * sampling.tokens
     widths = [nodes if fanout < 0 else 1 + fanout for fanout in sampling.num_neighbors]
     return min(nodes, sampling.batch_size * math.prod(widths))
+
+
+def _width_of_encoding(config: TrainConfig, dataset: NodeDataset) -> int:
+    if config.encoding.kind == "stored" and dataset.data.get("pe") is not None:
+        return int(dataset.data.pe.shape[1])
+    return 0 if config.encoding.kind == "none" else config.encoding.k
 
 
 def _width_of_features(dataset: NodeDataset) -> int:

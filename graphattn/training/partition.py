@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,11 @@ import numpy as np
 import torch
 
 from graphattn.graph.partition import partition
-from graphattn.graph.store import Store
+from graphattn.graph.store import Store, is_store
 from graphattn.graph.store_build import build_store
-from graphattn.training.inputs import graph_of
+from graphattn.graph.store_rows import add_array
+from graphattn.training.config import EncodingConfig
+from graphattn.training.inputs import positional_encoding
 
 if TYPE_CHECKING:
     from graphattn.datasets.base import NodeDataset
@@ -28,6 +31,9 @@ def to_store(
     undirected: bool = False,
     parts: int = 0,
     method: str = "auto",
+    hops: int = 0,
+    direction: str = "in",
+    encoding: EncodingConfig | None = None,
 ) -> Store:
     """Writes a data set as a store, in a streaming pass that goes on after a kill.
 
@@ -38,14 +44,34 @@ def to_store(
         undirected: Add missing reverse edges, on disk.
         parts: Also write ``part.npy``, the part of every node; 0 for none.
         method: Of :func:`graphattn.graph.partition.partition`; needs the graph in memory.
+        hops: Also write features averaged over 1 .. hops steps (large-gt reads 2).
+        direction: Of the hops.
+        encoding: Also write this positional encoding, ``pe.npy``; its solver runs in memory.
+
+    A finished store in ``folder`` is kept, and gains what it lacks of parts, hops and encoding.
     """
+    store = Store(folder) if is_store(folder) else _build(dataset, folder, dtype, undirected)
+    if parts and "part" not in store.names:
+        part = partition(store.graph, parts, method).to(torch.int32)
+        store = add_array(folder, "part", part)
+    if encoding is not None and encoding.kind != "none" and "pe" not in store.names:
+        pe = positional_encoding(store.graph, encoding)
+        assert pe is not None
+        store = add_array(folder, "pe", pe, {"encoding": asdict(encoding)})
+    if hops:
+        from graphattn.sampling.hops import store_hops
+
+        store = store_hops(folder, hops, direction=direction)
+    return store
+
+
+def _build(dataset: NodeDataset, folder: Path, dtype: str | None, undirected: bool) -> Store:
     from graphattn.datasets.store import contents
 
     edge_index = dataset.data.edge_index
+    if edge_index is None:
+        raise ValueError(f"{dataset.name} is a store already; give its own folder as --out")
     arrays, about = contents(dataset)
-    if parts:
-        number = partition(graph_of(dataset), parts, method)
-        arrays["part"] = number.to(torch.int32)
 
     def edges() -> Iterator[np.ndarray]:
         for start in range(0, edge_index.shape[1], _BLOCK):

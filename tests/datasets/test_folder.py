@@ -61,6 +61,13 @@ def test_undirected_averages_edge_features(mine: Path) -> None:
     assert "6 edges in the file, 9 returned" in dataset.edge_note
 
 
+def test_an_encoding_of_ones_own(mine: Path) -> None:
+    assert load_dataset(str(mine)).data.get("pe") is None
+    write(mine, pe=np.arange(36, dtype=np.float16).reshape(12, 3))
+    pe = load_dataset(str(mine)).data.pe
+    assert pe.dtype == torch.float32 and torch.equal(pe, torch.arange(36.0).view(12, 3))
+
+
 def test_csr_and_the_other_names(tmp_path: Path) -> None:
     indptr, indices = [0, 1, 1, 4, 5], [2, 0, 1, 1, 3]
     masks = np.eye(4, dtype=bool)

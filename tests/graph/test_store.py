@@ -1,8 +1,10 @@
 """The store: what goes in comes out, killed builds go on, and damage is named."""
 
 import errno
+import gc
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 
 import graphattn as ga
 from graphattn.datasets.generated import power_law
-from graphattn.graph import store_build
+from graphattn.graph import store_build, store_rows
 from graphattn.graph.store import Store
 from graphattn.graph.store_build import build_store
 from graphattn.sampling import NeighborLoader, open_store
@@ -47,7 +49,7 @@ def test_the_graph_comes_back(tmp_path: Path, options: dict[str, bool]) -> None:
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16", None])
 def test_arrays_come_back(tmp_path: Path, dtype: str | None) -> None:
     store = build(tmp_path, dtype=dtype)
-    kind = store_build.DTYPES[dtype or "fp32"]
+    kind = store_rows.DTYPES[dtype or "fp32"]
     assert torch.equal(store.array("x"), X.to(kind))
     nodes = torch.tensor([7, 3, 7, 229, 0])
     assert torch.equal(store.gather("x", nodes), X.to(kind)[nodes])
@@ -57,7 +59,7 @@ def test_arrays_come_back(tmp_path: Path, dtype: str | None) -> None:
 
 @pytest.mark.parametrize("step", range(1, 12, 2))
 def test_a_killed_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    put, calls = store_build._Progress.put, []
+    put, calls = store_rows.Progress.put, []
 
     def killed(self: Any, **values: Any) -> None:
         if len(calls) == step:
@@ -65,15 +67,15 @@ def test_a_killed_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         calls.append(values)
         put(self, **values)
 
-    monkeypatch.setattr(store_build._Progress, "put", killed)
-    monkeypatch.setattr(store_build, "_ROWS", 2000)
+    monkeypatch.setattr(store_rows.Progress, "put", killed)
+    monkeypatch.setattr(store_rows, "_ROWS", 2000)
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "a")
     with pytest.raises(ValueError, match="is no graph store"):
         Store(tmp_path / "a")
     with pytest.raises(ValueError, match="beginning of another store"):
         build(tmp_path / "a", undirected=True)
-    monkeypatch.setattr(store_build._Progress, "put", put)
+    monkeypatch.setattr(store_rows.Progress, "put", put)
     build(tmp_path / "a")
     build(tmp_path / "b")
     for name in ("indptr", "indices", "x", "y", "split_train"):
@@ -97,6 +99,23 @@ def test_a_loader_reads_from_the_disk(tmp_path: Path) -> None:
     direct = memory.sample(seeds, 5)
     mapped = ga.sampling.NeighborSampler((features, topology), [4, 3]).sample(seeds, 5)
     assert torch.equal(direct.node, mapped.node) and torch.equal(direct.row, mapped.row)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs /proc")
+def test_a_store_beyond_memory_is_read_row_by_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path)
+    nodes = torch.tensor([5, 2, 229])
+    for pages, advised in ((1 << 30, False), (1, True)):
+        monkeypatch.setattr("os.sysconf", lambda name, pages=pages: pages)
+        store = Store(tmp_path)
+        assert torch.equal(store.gather("x", nodes), X[nodes])
+        maps = Path("/proc/self/smaps").read_text().split("VmFlags:")
+        flags = next(b.split("\n")[0] for a, b in pairwise(maps) if f"{tmp_path}/x.npy" in a)
+        assert ("rr" in flags.split()) == advised
+        del store
+        gc.collect()
 
 
 def damage_truncated(folder: Path) -> None:
@@ -155,6 +174,6 @@ def test_wrong_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_build, "_open_at", full)
     with pytest.raises(OSError, match="the disk is full; free some and"):
         build(tmp_path / "d")
-    monkeypatch.setattr(store_build.shutil, "disk_usage", lambda _: type("U", (), {"free": 9}))
+    monkeypatch.setattr(store_rows.shutil, "disk_usage", lambda _: type("U", (), {"free": 9}))
     with pytest.raises(OSError, match="GB needed"):
         build(tmp_path / "e")

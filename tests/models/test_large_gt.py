@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from graphattn.models import LargeGT
+from graphattn.models import LargeGT, large_gt
+from graphattn.models.large_gt import _some_nodes
 
 
 def batch(nodes: int = 12) -> tuple[torch.Tensor, ...]:
@@ -55,3 +56,28 @@ def test_wrong_input() -> None:
         LargeGT(7, 16, 3, num_nodes=4, variant="both")
     with pytest.raises(ValueError, match="pe_dim=4"):
         LargeGT(7, 16, 3, num_nodes=20, pe_dim=4)(*batch()[:2], None, torch.arange(12))
+
+
+@pytest.mark.parametrize(("nodes", "count"), [(10, 10), (100, 30), (100_000, 500)])
+def test_starting_nodes_are_distinct_and_from_everywhere(nodes: int, count: int) -> None:
+    found = _some_nodes(nodes, count)
+    assert len(found) == count and bool((found[1:] > found[:-1]).all())
+    assert int(found[0]) >= 0 and nodes / 2 < int(found[-1]) < nodes
+
+
+def test_refresh_assigns_every_node_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large_gt, "_BLOCK", 7)
+    model = LargeGT(7, 16, 3, num_nodes=40, variant="global", global_dim=8, num_codes=8)
+    x, read = torch.randn(40, 7), []
+
+    def rows(nodes: torch.Tensor) -> tuple[torch.Tensor, None]:
+        read.append(nodes)
+        return x[nodes], None
+
+    model.refresh(40, rows)
+    assert torch.equal(torch.cat(read[1:]), torch.arange(40))
+    assert all(len(nodes) <= 7 for nodes in read[1:])
+    model.eval()
+    codes = model.codebook._nearest(model.codebook._normalised(model.mlp(x)))
+    assert torch.equal(model.codebook.assignment.long(), codes)
+    assert torch.equal(model.codebook.sizes, torch.bincount(codes, minlength=8))

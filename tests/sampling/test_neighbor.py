@@ -15,7 +15,7 @@ import graphattn as ga
 from graphattn.datasets.generated import grid, power_law
 from graphattn.kernels.cpu import neighbors
 from graphattn.kernels.reference.sampling import sample_neighbors
-from graphattn.sampling import ClusterLoader, NeighborLoader, NeighborSampler
+from graphattn.sampling import ClusterLoader, NeighborLoader, NeighborSampler, prefetch
 from graphattn.sampling.prefetch import in_order
 
 
@@ -207,3 +207,15 @@ def test_wrong_input(data: Data) -> None:
     loader = NeighborLoader(data, [2], input_nodes=torch.tensor([1, 999]), num_workers=2)
     with pytest.raises(ValueError, match="got 999"):
         list(loader)
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_freed_memory_goes_back_between_batches(
+    monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    calls = []
+    monkeypatch.setattr(prefetch, "release_freed", lambda: calls.append(1))
+    assert list(prefetch.in_order(str, range(3), threads)) == ["0", "1", "2"] and not calls
+    monkeypatch.setattr(prefetch, "_SECONDS", -1.0)
+    assert list(prefetch.in_order(str, range(3), threads)) == ["0", "1", "2"] and len(calls) == 3
+    prefetch.release_freed()

@@ -14,13 +14,20 @@ from graphattn.training.distributed import process_group, rank
 from graphattn.training.loop import Trainer
 
 
-def three_steps(config: TrainConfig, die: bool) -> dict[str, Any]:
-    """Weights, losses and outputs of all nodes after three steps in float64."""
+def three_steps(
+    config: TrainConfig, die: bool, places: list[torch.Tensor] | None = None
+) -> dict[str, Any]:
+    """Weights, losses and outputs of all nodes after three steps in float64.
+
+    ``places`` replaces the seeds of the steps.
+    """
     run = prepare(config)
+    if places is not None:
+        run.inputs.places = lambda seeds, epoch: places
     run.model.double()
     run.inputs.x = run.inputs.x.double()
     if getattr(run.inputs, "hops", None) is not None:
-        run.inputs.hops = run.inputs.hops.double()
+        run.inputs.hops = [hop.double() for hop in run.inputs.hops]
     trainer = Trainer(run.model, run.inputs, run.supervision, config)
     trainer.model.train()
     run.inputs.start_epoch(trainer.model, 0)

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from graphattn.training.batches import batch_places
+import graphattn as ga
 from graphattn.training.build import prepare
 from graphattn.training.config import TrainConfig
 from graphattn.training.loop import Trainer
 from graphattn.training.run import train_run
+from graphattn.training.shares import batch_places, node_parts, owners, part_places
 
 
 @pytest.fixture
@@ -33,6 +34,35 @@ def test_places_are_a_permutation_without_a_tiny_last_batch() -> None:
     assert [len(part) for part in parts] == [20, 20, 20, 20, 21]
     assert sorted(torch.cat(parts).tolist()) == list(range(101))
     assert not torch.equal(parts[0], batch_places(101, 20, 0, 4)[0])
+
+
+def test_parts_are_dealt_whole_and_evenly() -> None:
+    part = torch.arange(400) // 37  # 11 parts, the last one smaller
+    seeds = torch.randperm(400, generator=torch.manual_seed(0))[:301]
+    owner = owners(part, seeds, 3)
+    for number in range(11):
+        assert len(owner[part[seeds] == number].unique()) == 1
+    counts = torch.bincount(owner)
+    assert len(counts) == 3 and int(counts.max() - counts.min()) < 37
+    steps = part_places(owner, 3, 30, 0, 2)
+    assert len(steps) == 10 and all(len(pieces) == 3 for pieces in steps)
+    for rank in range(3):
+        own = torch.cat([pieces[rank] for pieces in steps])
+        assert sorted(own.tolist()) == (owner == rank).nonzero().squeeze(1).tolist()
+    assert not torch.equal(steps[0][0], part_places(owner, 3, 30, 0, 3)[0][0])
+    with pytest.raises(ValueError, match=r"rank 1 of 2 has 1 training nodes in its parts"):
+        part_places(torch.tensor([0] * 40 + [1]), 2, 20, 0, 0)
+
+
+def test_parts_must_serve_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = ga.as_graph(torch.tensor([[0, 1, 2], [1, 2, 3]]), 4)
+    assert node_parts(graph, 4) is None  # one process
+    monkeypatch.setattr("graphattn.training.shares.world_size", lambda: 3)
+    assert node_parts(graph, 0) is None
+    with pytest.raises(ValueError, match="3 processes need sampling.parts of at least as many"):
+        node_parts(graph, 2)
+    with pytest.raises(ValueError, match="the store holds 3 parts, asked for 4; set --sampling"):
+        node_parts(graph, 4, torch.tensor([0, 1, 2, 2]))
 
 
 def test_large_gt_learns_and_resumes_to_the_same_numbers(

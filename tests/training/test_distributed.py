@@ -4,12 +4,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from graphattn.graph.partition import partition
 from graphattn.training.config import TrainConfig
 from graphattn.training.config_file import write_config
+from graphattn.training.inputs import graph_of, load_nodes
+from graphattn.training.partition import to_store
+from graphattn.training.shares import owners, part_places
 from tests.training.rank_worker import three_steps
 
 ROOT = Path(__file__).parents[2]
@@ -34,10 +39,41 @@ def test_two_processes_equal_one(config: TrainConfig, tmp_path: Path, model: str
         config.model.layers = 1
         config.model.options = {"num_codes": 8, "block_dropout": 0.0, "global_dim": 8}
     write_config(config, tmp_path / "config.yaml")
+    check_equal(two_processes(tmp_path), three_steps(config, False))
+
+
+@pytest.mark.parametrize("stored", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_ranks_take_the_seeds_of_their_own_parts(
+    config: TrainConfig, tmp_path: Path, stored: bool
+) -> None:
+    config.model.name, config.model.dropout, config.model.norm = "gt-sep", 0.0, "layer"
+    config.optim.name, config.optim.lr = "sgd", 0.1
+    config.sampling.batch_size, config.sampling.num_neighbors = 19, [-1, -1]
+    config.sampling.parts = 5
+    dataset = load_nodes(config.data)
+    part = partition(graph_of(dataset), 5)
+    if stored:
+        to_store(dataset, tmp_path / "store", dtype="fp32", parts=5)
+        config.data.root, config.data.name = str(tmp_path), "store"
+    write_config(config, tmp_path / "config.yaml")
+    train = dataset.splits[0]["train"]
+    steps = part_places(owners(part, train, 2), 2, 19, config.loop.seed, 0)
+    taken = [set(part[train[torch.cat(pieces)]].tolist()) for pieces in zip(*steps, strict=True)]
+    assert not taken[0] & taken[1] and len({len(pieces[0]) for pieces in steps}) <= 2
+    places = [torch.cat(pieces) for pieces in steps]
+    check_equal(two_processes(tmp_path), three_steps(config, False, places))
+
+
+def two_processes(folder: Path) -> dict[str, Any]:
+    """What rank 0 of two has after three steps of ``config.yaml`` in ``folder``."""
     worker = ROOT / "tests/training/rank_worker.py"
-    done = launch(2, worker, tmp_path / "config.yaml", tmp_path / "two.pt")
+    done = launch(2, worker, folder / "config.yaml", folder / "two.pt")
     assert done.returncode == 0, done.stdout + done.stderr
-    two, one = torch.load(tmp_path / "two.pt", weights_only=True), three_steps(config, False)
+    found: dict[str, Any] = torch.load(folder / "two.pt", weights_only=True)
+    return found
+
+
+def check_equal(two: dict[str, Any], one: dict[str, Any]) -> None:
     for key, value in one["model"].items():
         torch.testing.assert_close(two["model"][key], value, rtol=1e-6, atol=1e-8, msg=key)
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-6)

@@ -7,6 +7,7 @@ import torch
 
 from graphattn.cli import main
 from graphattn.graph.store import Store
+from graphattn.training.build import prepare
 from graphattn.training.config import TrainConfig
 from graphattn.training.inputs import load_nodes
 from graphattn.training.partition import to_store
@@ -55,3 +56,47 @@ def test_papers_layout_becomes_a_store(
     assert store.graph.is_undirected() == undirected
     assert torch.bincount(store.array("part")).tolist() == [65, 64, 64, 64]
     assert main(["partition", "ogbn-papers100M", "--root", str(tmp_path / "data")]) == 2
+
+
+@pytest.mark.parametrize("variant", ["full", "global"])
+def test_large_gt_from_the_disk_equals_memory(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str
+) -> None:
+    config.model.name, config.model.layers, config.loop.epochs = "large-gt", 1, 3
+    config.model.options = {"variant": variant, "global_dim": 8, "num_codes": 8}
+    config.sampling.batch_size, config.sampling.tokens = 20, 4
+    config.encoding.kind, config.encoding.k = "random-walk", 4
+    memory = train_run(config, tmp_path / "memory")
+    dataset, folder = load_nodes(config.data), tmp_path / "store"
+    to_store(dataset, folder, dtype="fp32")
+    store = to_store(dataset, folder, hops=2, encoding=config.encoding)  # what it lacks
+    assert sorted(store.names)[:3] == ["hop1", "hop2", "pe"]
+    assert store.meta["extra"]["encoding"]["kind"] == "random-walk"
+    config.data.root, config.data.name, config.encoding.kind = str(tmp_path), "store", "stored"
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("hops are on the disk")
+
+    monkeypatch.setattr("graphattn.training.batches.hop_features", never)
+    disk = train_run(config, tmp_path / "disk")
+    for part in ("train", "valid", "test"):
+        assert disk[part] == pytest.approx(memory[part], abs=0.02)
+    run = prepare(config)
+    assert run.inputs.hops[1].data_ptr() == run.dataset.data.hop1.data_ptr()  # mapped, no copy
+    assert run.inputs.pe.data_ptr() == run.dataset.data.pe.data_ptr()
+    config.sampling.direction = "out"
+    with pytest.raises(ValueError, match="follow direction 'in', asked for 'out'"):
+        prepare(config)
+
+
+def test_what_memory_cannot_hold_is_refused(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.model.name, config.model.layers, config.model.options = "large-gt", 1, {}
+    config.sampling.batch_size, config.sampling.tokens = 20, 4
+    monkeypatch.setattr("os.sysconf", lambda name: 1)
+    with pytest.raises(ValueError, match="graphattn partition NAME --out FOLDER --hops 2"):
+        prepare(config)
+    config.encoding.kind = "stored"
+    with pytest.raises(ValueError, match="encoding.kind stored needs an array pe in board"):
+        prepare(config)

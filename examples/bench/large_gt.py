@@ -1,0 +1,118 @@
+"""LargeGT and sampled neighbourhoods beside full-graph transformers and tuned baselines.
+
+Real graphs that fit in memory, so that the full graph can stand beside what batches reach. Every
+cell is ``graphattn protocol`` with the arguments in the notes; finished runs are kept in
+``runs/large-gt`` (``GRAPHATTN_RUNS`` moves ``runs``) and those on the full graph are the runs of
+the families ``accuracy`` and ``minesweeper``: the table can be made in several sittings.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import accuracy
+import minesweeper
+from accuracy import RUNS, SEEDS, protocol
+from tqdm import tqdm
+
+from graphattn.training.protocol import row
+
+VARIANTS = ("local", "global", "full")
+BASELINES = ("gcn", "sage", "gat")
+
+
+class Batches(NamedTuple):
+    """How a data set is trained in batches.
+
+    Attributes:
+        folder: Below ``GRAPHATTN_DATA``.
+        name: Of the data set.
+        seeds: Of a batch.
+        epochs: Of the transformer in batches: as many steps as the full-graph run has.
+        large: Epochs of LargeGT.
+        transformer: Further arguments of the transformer, those of the full-graph run.
+    """
+
+    folder: str
+    name: str
+    seeds: int
+    epochs: int
+    large: int
+    transformer: list[str]
+
+
+SETS = {
+    "Cora_ML": Batches("citationfull", "Cora_ML", 512, 50, 50, []),
+    "actor": Batches("heterophilous_extra", "actor", 1024, 25, 50, []),
+    "minesweeper": Batches(
+        "heterophilous", "minesweeper", 1024, 30, 100, [*minesweeper.DEFAULT, "--optim.warmup", "2"]
+    ),
+    "BlogCatalog": Batches("attributed", "BlogCatalog", 1024, 25, 25, ["--model.width", "64"]),
+    "GitHub": Batches("musae", "github", 2048, 5, 10, ["--model.width", "64"]),
+}
+# Six hops of a board, or four of the others: what the model reads, with the widest rows cut.
+FANOUTS = {"minesweeper": [8, 8, 8, 8, 8, 8]}
+TOKENS, CODES, WIDTH = 20, 512, 64
+
+
+def columns(name: str) -> dict[str, list[str]]:
+    """Arguments of the runs in batches, by column of the table."""
+    own = SETS[name]
+    batch = ["--sampling.batch_size", str(own.seeds)]
+    fanouts = str(FANOUTS.get(name, [15, 10, 5, 5]))
+    sampled = [*own.transformer, *batch, "--sampling.num_neighbors", fanouts]
+    found = {
+        "gt in batches": [own.name, "--model", "gt", *sampled, "--loop.epochs", str(own.epochs)]
+    }
+    for variant in VARIANTS:
+        options = f"{{variant: {variant}, num_codes: {CODES}}}"
+        settings = ["--model.width", str(WIDTH), "--model.options", options, *batch]
+        settings += ["--sampling.tokens", str(TOKENS), "--encoding.k", "32"]
+        settings += ["--loop.epochs", str(own.large), "--loop.eval_every", "2"]
+        found[f"large-gt {variant}"] = [own.name, "--model", "large-gt", *settings]
+    return found
+
+
+def full_graph(name: str, data: Path, device: str) -> dict[str, str]:
+    """The cells of runs on the whole graph: the transformer, and the best baseline."""
+    if name == "minesweeper":
+        summaries = {
+            "gt": minesweeper.entry("make train, published file", data, device),
+            "gcn": minesweeper.entry("gcn", data, device),
+        }
+    else:
+        models = ("gt", *BASELINES)
+        summaries = {m: accuracy.full_graph(name, m, data, device) for m in models}
+    known = [model for model in BASELINES if model in summaries]
+    best = max(known, key=lambda model: summaries[model]["valid"]["mean"])
+    return {
+        "gt, full graph": cell(summaries["gt"]),
+        "baseline": f"{best} {cell(summaries[best])}",
+    }
+
+
+def cell(summary: dict[str, Any]) -> str:
+    """Test score with its deviation, in percent."""
+    return next(value for key, value in row(summary).items() if key.startswith("test "))
+
+
+def run(device: str, repeats: int, compiled: bool = True) -> tuple[list[dict[str, Any]], list[str]]:
+    """One row per data set; ``SEEDS`` seeds on the first split."""
+    data = os.environ.get("GRAPHATTN_DATA")
+    if not data:
+        return [], [
+            "left out: set GRAPHATTN_DATA to the folder that holds musae/, attributed/, ..."
+        ]
+    rows, notes = [], []
+    for name in tqdm(SETS, desc="large-gt"):
+        found = {"workload": name} | full_graph(name, Path(data), device)
+        for column, arguments in columns(name).items():
+            out = RUNS / "large-gt" / f"{name}-{column}".replace(" ", "-")
+            root = ["--root", str(Path(data, SETS[name].folder))]
+            summary = protocol([*arguments, *root], out, device, SEEDS)
+            found[column] = cell(summary)
+            notes.append(f"{name}, {column}: `graphattn protocol {' '.join(arguments)}`")
+        rows.append(found)
+    notes.append("the baseline of a row is the best of gcn, sage and gat by validation")
+    notes.append("gt in batches: as many optimiser steps as on the full graph")
+    return rows, notes
