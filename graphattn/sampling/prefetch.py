@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import cache
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
-_SECONDS = 1.0  # between two calls of malloc_trim: it and the faults that follow stay below 5 %
+_SECONDS = 1.0  # between two looks at the memory in use
+_GROWTH, _ROOM = 1.25, 2**27  # memory may grow by a quarter and 128 MiB before freed parts go back
 
 
 def in_order(
@@ -23,8 +26,8 @@ def in_order(
     """``make(item)`` for every item, in order, up to ``ahead`` per thread before they are needed.
 
     Threads pay because the samplers and torch's gathers work without the GIL; memory grows by the
-    batches that wait, ``threads * ahead`` at most. Once a second the memory that earlier batches
-    left in glibc's heaps goes back to the system: batches of unequal size fragment them, by tens of
+    batches that wait, ``threads * ahead`` at most. What earlier batches left in glibc's heaps goes
+    back to the system when it has grown: batches of unequal size fragment them, by tens of
     megabytes a step.
 
     Args:
@@ -37,13 +40,36 @@ def in_order(
         Exception: What ``make`` raises, as soon as any item has failed, without the items before
             it. Items that have not begun are dropped.
     """
-    last = time.monotonic()
+    heap = _Heap()
     for made in _made(make, items, threads, ahead):
         yield made
         del made  # the caller's copy is the only one
-        if time.monotonic() - last > _SECONDS:
+        heap.tidy()
+
+
+class _Heap:
+    """Gives freed memory back when the process has grown, not oftener: new pages cost faults."""
+
+    def __init__(self) -> None:
+        self.last, self.base = time.monotonic(), own_memory()
+
+    def tidy(self) -> None:
+        """Look at the memory in use if that is a second ago."""
+        if time.monotonic() - self.last <= _SECONDS:
+            return
+        if own_memory() > _GROWTH * self.base + _ROOM:
             release_freed()
-            last = time.monotonic()
+            self.base = own_memory()
+        self.last = time.monotonic()
+
+
+def own_memory() -> int:
+    """Bytes that this process holds and shares with no file; 0 where Linux does not say."""
+    try:
+        numbers = Path("/proc/self/statm").read_text().split()
+    except OSError:
+        return 0
+    return (int(numbers[1]) - int(numbers[2])) * mmap.PAGESIZE
 
 
 def release_freed() -> None:

@@ -2,6 +2,7 @@
 
 import pickle
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -209,6 +210,17 @@ def test_wrong_input(data: Data) -> None:
         list(loader)
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_freed_memory_is_the_systems() -> None:
+    blocks = [torch.ones(2**16) for _ in range(1000)]  # below the size that is mapped on its own
+    del blocks[::2]
+    before = prefetch.own_memory()
+    prefetch.release_freed()
+    if prefetch._malloc_trim() is not None:
+        assert before - prefetch.own_memory() > 50 * 2**20
+    assert len(blocks) == 500
+
+
 @pytest.mark.parametrize("threads", [0, 2])
 def test_freed_memory_goes_back_between_batches(
     monkeypatch: pytest.MonkeyPatch, threads: int
@@ -217,5 +229,6 @@ def test_freed_memory_goes_back_between_batches(
     monkeypatch.setattr(prefetch, "release_freed", lambda: calls.append(1))
     assert list(prefetch.in_order(str, range(3), threads)) == ["0", "1", "2"] and not calls
     monkeypatch.setattr(prefetch, "_SECONDS", -1.0)
-    assert list(prefetch.in_order(str, range(3), threads)) == ["0", "1", "2"] and len(calls) == 3
-    prefetch.release_freed()
+    sizes = iter([2**30, 2**30, 2**31, 2**30 + 2**28, 2**30 + 2**29])  # at first, per batch, after
+    monkeypatch.setattr(prefetch, "own_memory", lambda: next(sizes))
+    assert list(prefetch.in_order(str, range(3), threads)) == ["0", "1", "2"] and len(calls) == 1
