@@ -185,7 +185,6 @@ CASES = [
     (torch.bfloat16, 8, 16, 16, 1, "whole"),
     (torch.float16, 2, 4, 8, 1, "clamp"),
 ]
-# Interpreted, the dtype decides conversions alone; on a device also slots, loads and registers.
 SWEEP = [
     (dtype, heads, dk, dv, batch, options)
     for dtype in (torch.float64, torch.float32, torch.bfloat16)
@@ -197,7 +196,7 @@ SWEEP = [
         (2, "edge table mask drop"),
         (1, "table mask gate gated nolse"),
     )
-    if not INTERPRETED or dtype == torch.float64 or heads in (3, 8)
+    if not INTERPRETED or dtype == torch.float64 or heads in (3, 8)  # where it only converts
 ]
 
 
