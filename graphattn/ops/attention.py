@@ -10,6 +10,7 @@ from graphattn.ops.bias import TableBias, write_down
 from graphattn.ops.checks import check_normaliser
 from graphattn.ops.inputs import Inputs, ScoreOptions, prepare, run, unfold_batch
 from graphattn.ops.merge import add_null_key
+from graphattn.ops.project import project_heads
 from graphattn.ops.ready import attend_ready
 from graphattn.ops.top_m import top_m_bits
 
@@ -142,8 +143,7 @@ def attention(
     out, lse, edge_out, gated, _ = run(inputs, return_gated)
     assert out is not None and lse is not None
     if inputs.edge_proj is not None and edge_out is not None:
-        # In place on the product, which nobody else holds: another new tensor costs more.
-        out = torch.einsum("brhf,hdf->brhd", edge_out, inputs.edge_proj).to(out.dtype).add_(out)
+        out = project_heads(edge_out, inputs.edge_proj.transpose(1, 2), inputs.impl, out)
     out, lse = add_null_key(out, lse, null_logit, eps)
     results = [unfold_batch(out, inputs.lead)]
     if return_lse:

@@ -15,6 +15,7 @@ from graphattn.ops.attention_op import TENSORS, attend
 from graphattn.ops.bias import TableBias
 from graphattn.ops.checks import check_edge_tensor, check_numbers, check_qkv, check_same_dtype
 from graphattn.ops.fused import check_reverse_mode, flat, may_train
+from graphattn.ops.project import project_heads
 
 WIDEST_TILE = 256
 """Bytes of one head's features beyond which Triton's kernels for grids run out of registers."""
@@ -82,9 +83,9 @@ def prepare(
     check_edge_options(heads, (query, key, *rest), graph, bias, gate, edge_attr, edge_proj)
     scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
     q, k, *v = (fold_batch(t, heads) for t in (query, key, *rest))
-    edge_attr, edge_proj, edge_query = _project_query(q, edge_attr, edge_proj, scale)
-    table = bias.table if isinstance(bias, TableBias) else bias
     impl = resolve(impl, q.device)
+    edge_attr, edge_proj, edge_query = _project_query(q, edge_attr, edge_proj, scale, impl)
+    table = bias.table if isinstance(bias, TableBias) else bias
     score = Score(
         scale=scale,
         clamp=None if clamp is None else float(clamp),
@@ -198,7 +199,7 @@ def unfold_batch(tensor: Tensor, lead: torch.Size) -> Tensor:
 
 
 def _project_query(
-    query: Tensor, edge_attr: Tensor | None, edge_proj: Tensor | None, scale: float
+    query: Tensor, edge_attr: Tensor | None, edge_proj: Tensor | None, scale: float, impl: str
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Edge features and projection in query's dtype, and the scaled query seen by the features.
 
@@ -207,4 +208,4 @@ def _project_query(
     if edge_attr is None or edge_proj is None:
         return None, None, None
     edge_attr, edge_proj = edge_attr.to(query.dtype), edge_proj.to(query.dtype)
-    return edge_attr, edge_proj, torch.einsum("brhd,hdf->brhf", query, scale * edge_proj)
+    return edge_attr, edge_proj, project_heads(query, scale * edge_proj, impl)
