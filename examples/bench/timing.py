@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 Call = Callable[[], object]
+PAUSE = 0.02
+"""Seconds between calls on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ def interleave(calls: dict[str, Call], repeats: int, device: str) -> dict[str, T
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for round_number in range(repeats + 1):
         for name, call in calls.items():
-            _wait(device)
+            _settle(device)
             start = time.perf_counter()
             call()
             _wait(device)
@@ -64,6 +66,17 @@ def _percentiles(values: list[float]) -> Times:
         return Times(values[0], values[0], values[0])
     cuts = statistics.quantiles(values, n=5, method="inclusive")
     return Times(cuts[0], statistics.median(values), cuts[3])
+
+
+def _settle(device: str) -> None:
+    """Let what was called before come to rest.
+
+    OpenMP's threads spin for a millisecond or two after a call, on the core that the next one wants;
+    without a pause it would pay for standing behind that peer in the round.
+    """
+    _wait(device)
+    if device == "cpu":
+        time.sleep(PAUSE)
 
 
 def _wait(device: str) -> None:
