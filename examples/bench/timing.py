@@ -71,7 +71,7 @@ def _percentiles(values: list[float]) -> Times:
 def _settle(device: str) -> None:
     """Let what was called before come to rest.
 
-    OpenMP's threads spin for a millisecond or two after a call, on the core that the next one wants;
+    OpenMP spins for a millisecond or two after a call, on the core that the next one wants;
     without a pause it would pay for standing behind that peer in the round.
     """
     _wait(device)
