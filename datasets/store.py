@@ -52,6 +52,8 @@ def contents(dataset: NodeDataset) -> tuple[dict[str, Tensor], dict[str, object]
     arrays = {"y": dataset.data.y}
     if dataset.data.x is not None:
         arrays["x"] = dataset.data.x
+    if dataset.data.get("pe") is not None:  # an encoding of the user's own
+        arrays["pe"] = dataset.data.pe
     for number, split in enumerate(dataset.splits):
         arrays |= {_name(part, number): nodes for part, nodes in split.items()}
     about = {

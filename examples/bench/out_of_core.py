@@ -189,6 +189,7 @@ def run(device: str, repeats: int, compiled: bool = True) -> tuple[list[dict[str
         f"neighbours: fan-out [10, 5] of {SEEDS} seeds; large-gt: {TOKENS} tokens of {SEEDS} nodes,"
         " X and two hops in fp16, encoding and assignments of all nodes",
         "memory: RssAnon + RssShmem, looked at every 20 ms; large-gt with opening and assigning",
-        f"stores and finished rows are graphattn-store-* in {root.name}; remove them to run anew",
+        "stores and finished rows are graphattn-store-* in the folder for temporary files; remove "
+        "them to run anew",
     ]
     return rows, notes

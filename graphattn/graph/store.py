@@ -117,7 +117,7 @@ class Store:
     def _beyond_memory(self) -> bool:
         """Whether the store is larger than the memory that could cache it."""
         size = sum(entry["bytes"] for entry in self.meta["arrays"].values())
-        return bool(size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        return bool(size > physical_memory())
 
     def _damaged(self, name: str, what: str) -> ValueError:
         file = self.folder / self.meta["arrays"][name]["file"]
@@ -127,6 +127,13 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({str(self.folder)!r}, {self.graph}, arrays={self.names})"
+
+
+def physical_memory() -> float:
+    """Bytes of the machine's memory; infinite where the system does not tell."""
+    if not hasattr(os, "sysconf"):
+        return float("inf")
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _read_no_further(array: Any) -> None:

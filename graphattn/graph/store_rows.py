@@ -49,7 +49,7 @@ def add_array(
         folder: Of the store.
         key: Name of the array.
         array: Its rows; they may be computed from the store's own arrays as they are read.
-        about: Further entries of ``meta["extra"]``.
+        about: Further entries of ``meta["extra"]``; also what a run after a kill must agree on.
 
     Raises:
         ValueError: No store, or the beginning of another array of that name.
@@ -58,11 +58,13 @@ def add_array(
     store = Store(folder)
     if key in store.names:
         return store
-    progress = Progress(store.folder / f"progress-{key}.json", [key, list(array.shape)])
+    about = dict(about or {})
+    settings = [key, list(array.shape), str(array.dtype), about]
+    progress = Progress(store.folder / f"progress-{key}.json", settings)
     if not progress.path.exists():
         require_room(store.folder, array.numel() * array.dtype.itemsize)
     entry = copy_rows(store.folder, progress, key, array, None)
-    extra = store.meta["extra"] | dict(about or {})
+    extra = store.meta["extra"] | about
     write_meta(
         store.folder, store.meta | {"arrays": store.meta["arrays"] | {key: entry}, "extra": extra}
     )
@@ -92,7 +94,7 @@ class Progress:
             self.state = json.loads(self.path.read_text())
         if self.state["settings"] != settings:
             raise ValueError(
-                f"{path.parent} holds the beginning of another store ({self.state['settings']}), "
+                f"{path.parent} holds the beginning of another store or array ({self.state['settings']}), "
                 f"asked for {settings}; remove it or choose another folder"
             )
 

@@ -74,8 +74,8 @@ def layerwise(
             def block(nodes: Tensor, layer: Any = layer, h: Tensor = state) -> Tensor:
                 bar.update()
                 if layer is layers[0]:
-                    rows = h[nodes].float() if h.dtype in _HALVES else h[nodes]
-                    return layer(*_moved(device, rows, None if pe is None else pe[nodes]))
+                    given = [None if t is None else _wide(t[nodes]) for t in (h, pe)]
+                    return layer(*_moved(device, *given))
                 if layer is layers[-1]:
                     return layer(*_moved(device, h[nodes]))
                 out = sampler.sample(nodes, 0)
@@ -84,6 +84,11 @@ def layerwise(
             found = _rows_of(block, parts, len(x), place)
             state = found
     return found
+
+
+def _wide(rows: Tensor) -> Tensor:
+    """Half-precision rows in float32."""
+    return rows.float() if rows.dtype in _HALVES else rows
 
 
 def _parts(count: int, rows: int) -> list[Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graphattn.graph.csr import CSRGraph
+from graphattn.graph.store import physical_memory
 from graphattn.kernels.cpu.sampling import derive
 from graphattn.models import layerwise
 from graphattn.nn.sums import gathered, world_size
@@ -113,7 +113,8 @@ class NeighborInputs(BatchedInputs):
         if layerwise.supports(model):
             found = layerwise.layerwise(model, self.x, self.graph, self.pe, device=self.target)
         else:
-            found = forward(*map(self._moved, (self.x.float(), self.graph, self.pe)))
+            pe = None if self.pe is None else _wide(self.pe)
+            found = forward(*map(self._moved, (self.x.float(), self.graph, pe)))
         found = found.to(self.target)
         return found if nodes is None else found[nodes]
 
@@ -190,7 +191,7 @@ def _stored_hops(
 
 def _check_room(x: Tensor) -> None:
     """Refuse hop features that the memory of the machine cannot hold."""
-    need, room = 12 * x.numel(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    need, room = 12 * x.numel(), physical_memory()
     if need > room:
         raise ValueError(
             f"features of two hops need {need / 2**30:.1f} GiB in memory, this machine has "

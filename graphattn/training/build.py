@@ -108,7 +108,10 @@ def _fed(
         return inputs
     from graphattn.training.batches import batched
 
-    names = ("part", "hop1", "hop2", "hop_direction")
+    names = ["part"]
+    # Hops on the disk are those of the stored features and graph.
+    if graph is inputs.graph and not config.data.normalize_features:
+        names += ["hop1", "hop2", "hop_direction"]
     stored = {name: dataset.data[name] for name in names if dataset.data.get(name) is not None}
     return batched(inputs, model, graph, config.sampling, config.loop.seed, stored)
 

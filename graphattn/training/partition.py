@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -51,18 +51,33 @@ def to_store(
     A finished store in ``folder`` is kept, and gains what it lacks of parts, hops and encoding.
     """
     store = Store(folder) if is_store(folder) else _build(dataset, folder, dtype, undirected)
+    if parts:
+        _check_kept(store, "part", "parts", parts)
     if parts and "part" not in store.names:
         part = partition(store.graph, parts, method).to(torch.int32)
-        store = add_array(folder, "part", part)
-    if encoding is not None and encoding.kind != "none" and "pe" not in store.names:
-        pe = positional_encoding(store.graph, encoding)
-        assert pe is not None
-        store = add_array(folder, "pe", pe, {"encoding": asdict(encoding)})
+        store = add_array(folder, "part", part, {"parts": parts, "method": method})
+    if encoding is not None and encoding.kind not in ("none", "stored"):
+        about = asdict(encoding)
+        _check_kept(store, "pe", "encoding", about)
+        if "pe" not in store.names:
+            pe = positional_encoding(store.graph, encoding)
+            assert pe is not None
+            store = add_array(folder, "pe", pe, {"encoding": about})
     if hops:
         from graphattn.sampling.hops import store_hops
 
         store = store_hops(folder, hops, direction=direction)
     return store
+
+
+def _check_kept(store: Store, key: str, what: str, wanted: Any) -> None:
+    """Raises ``ValueError`` where a store has an array already, made in another way."""
+    held = store.meta["extra"].get(what, wanted)
+    if key in store.names and held != wanted:
+        raise ValueError(
+            f"{store.folder} holds {key} with {what} {held}, asked for {wanted}; write the store "
+            "into another folder, or leave the option out"
+        )
 
 
 def _build(dataset: NodeDataset, folder: Path, dtype: str | None, undirected: bool) -> Store:

@@ -119,7 +119,7 @@ def node_parts(graph: CSRGraph, parts: int, stored: Tensor | None = None) -> Ten
         if held != parts:
             raise ValueError(
                 f"the store holds {held} parts, asked for {parts}; set --sampling.parts {held}, "
-                f"or write it anew with graphattn partition --parts {parts}"
+                f"or write the store into another folder with graphattn partition --parts {parts}"
             )
         return stored
     mine = partition(graph, parts) if rank() == 0 else torch.zeros(graph.num_rows).long()

@@ -17,6 +17,7 @@ from graphattn.datasets.generated import power_law
 from graphattn.graph import store_build, store_rows
 from graphattn.graph.store import Store
 from graphattn.graph.store_build import build_store
+from graphattn.graph.store_rows import add_array
 from graphattn.sampling import NeighborLoader, open_store
 
 N, E = 230, 3000
@@ -177,3 +178,34 @@ def test_wrong_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_rows.shutil, "disk_usage", lambda _: type("U", (), {"free": 9}))
     with pytest.raises(OSError, match="GB needed"):
         build(tmp_path / "e")
+
+
+def test_an_array_goes_on_only_as_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed ``add_array`` may not be finished with other rows of the same shape."""
+    edges = np.array([[0, 1, 2], [1, 2, 0]])
+    build_store(tmp_path / "s", 3, 3, lambda: iter([edges]), {"y": torch.zeros(3)})
+    monkeypatch.setattr("graphattn.graph.store_rows._ROWS", 4)
+
+    class Killed(Exception):
+        pass
+
+    class Rows:
+        shape, dtype = (3, 1), torch.float32
+
+        def numel(self) -> int:
+            return 3
+
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, rows: slice) -> torch.Tensor:
+            if rows.start == 1:
+                raise Killed
+            return torch.ones(1, 1)
+
+    with pytest.raises(Killed):
+        add_array(tmp_path / "s", "pe", Rows(), {"encoding": "one"})
+    with pytest.raises(ValueError, match="beginning of another"):
+        add_array(tmp_path / "s", "pe", torch.zeros(3, 1), {"encoding": "two"})
+    store = add_array(tmp_path / "s", "pe", torch.zeros(3, 1), {"encoding": "one"})
+    assert store.array("pe").flatten().tolist() == [1.0, 0.0, 0.0]
