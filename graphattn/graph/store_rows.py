@@ -94,8 +94,9 @@ class Progress:
             self.state = json.loads(self.path.read_text())
         if self.state["settings"] != settings:
             raise ValueError(
-                f"{path.parent} holds the beginning of another store or array ({self.state['settings']}), "
-                f"asked for {settings}; remove it or choose another folder"
+                f"{path.parent} holds the beginning of another store or array "
+                f"({self.state['settings']}), asked for {settings}; remove it or choose another "
+                "folder"
             )
 
     def get(self, key: str, default: Any = None) -> Any:
