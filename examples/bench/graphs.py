@@ -21,9 +21,15 @@ def run(device: str, repeats: int, compiled: bool = True) -> tuple[list[dict[str
     """One row per comparison: time of the first contestant over that of the second."""
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
-    comparisons: list[Callable[[str], dict[str, Calls]]] = [_small, _storage, _plan, _hubs]
+    comparisons: list[Callable[[str], dict[str, Calls]]] = [
+        _small,
+        _spinning,
+        _storage,
+        _plan,
+        _hubs,
+    ]
     if os.environ.get("GRAPHATTN_DATA"):
-        comparisons.insert(2, _order)
+        comparisons.insert(3, _order)
     else:
         notes.append("left out: node order; set GRAPHATTN_DATA to the folder that holds snap/")
     for compare in tqdm(comparisons, desc="graphs"):
@@ -82,6 +88,32 @@ def _plan(device: str) -> dict[str, Calls]:
             return ga.attention(qkv[0], qkv[1], qkv[2], ready)
 
     return {"PL(100k, 1.6M) sort, transpose and plan": {"plan": plan, "forward": forward}}
+
+
+def _spinning(device: str) -> dict[str, Calls]:
+    """Twenty small attentions and products of matrices, by turns and one kind after the other.
+
+    Right behind a product OpenMP's threads still spin on the core that attention wants, which
+    ``GOMP_SPINCOUNT=10000`` in the environment shortens. Else both take equally long.
+    """
+    grid = ga.GridGraph((64, 64), 7, device=device)
+    qkv = [torch.randn(grid.num_rows, 4, 32, device=device) for _ in range(3)]
+    square = torch.randn(512, 512, device=device)
+
+    def product() -> None:
+        torch.mm(square, square)
+
+    def attention() -> None:
+        with torch.no_grad():
+            ga.attention(qkv[0], qkv[1], qkv[2], grid)
+
+    def in_turn(*calls: Callable[[], object]) -> Callable[[], object]:
+        return lambda: [call() for call in calls]
+
+    apart = in_turn(*[product] * 20, *[attention] * 20)
+    by_turns = in_turn(*[product, attention] * 20)
+
+    return {"64^2 grid, k 7, by turns with products": {"by turns": by_turns, "apart": apart}}
 
 
 def _order(device: str) -> dict[str, Calls]:
