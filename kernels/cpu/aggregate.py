@@ -16,11 +16,9 @@ from graphattn.kernels.cpu.pages import empty, zeros
 from graphattn.kernels.cpu.pull import pull_edges
 from graphattn.kernels.cpu.reduce import reduce_edges
 from graphattn.kernels.cpu.reduction import Reduction, make_reduction
-from graphattn.kernels.cpu.rows import compute_dtype, index_bits, run_rows
+from graphattn.kernels.cpu.rows import STORAGE, compute_dtype, index_bits, run_rows
 from graphattn.kernels.cpu.tables import Ahead, Table
 from graphattn.kernels.layout import Layout
-
-_STORAGE = {torch.bfloat16: "bf16", torch.float16: "f16"}
 
 
 class Sizes(NamedTuple):
@@ -192,7 +190,7 @@ def pass_sizes(
     rows, high = layout.indptr.shape[0] - 1, compute_dtype(gathered)
     shape, cut = make_reduction(
         high == torch.float64, max(heads, 1), max(width, 1), reduce, weight is not None,
-        *index_bits(layout), _STORAGE.get(gathered.dtype, ""), needs,
+        *index_bits(layout), STORAGE.get(gathered.dtype, ""), needs,
     )  # fmt: skip
     weight_edge = 0 if weight is None else weight.shape[2] * high.itemsize
     batched = weight is not None and weight.shape[0] > 1

@@ -8,6 +8,7 @@ from graphattn.kernels.cpu.block import (
     Block,
     finish,
     in_log_2,
+    node_table,
     row_edges,
     row_of,
     score,
@@ -19,7 +20,7 @@ from graphattn.kernels.cpu.block import (
 )
 from graphattn.kernels.cpu.compile import Kernel
 from graphattn.kernels.cpu.dots import head_table
-from graphattn.kernels.cpu.edges import score_keys, stage_bias, stage_per_edge
+from graphattn.kernels.cpu.edges import products_of, score_keys, stage_bias, stage_per_edge
 from graphattn.kernels.cpu.gradients import add_gated_gradient
 from graphattn.kernels.cpu.memory import as_wide, keep, row_scale, row_zero, scratch
 from graphattn.kernels.cpu.sources import ahead_of
@@ -43,18 +44,15 @@ def _backward_columns(
     key_total, value_total = scratch(shape.keys.wide.bytes), scratch(shape.values.wide.bytes)
     staged, spare = scratch(shape.keys.wide.block_bytes), scratch(shape.keys.wide.spare_bytes)
     widened, widened_value = scratch(shape.keys.wide.bytes), scratch(shape.values.wide.bytes)
-    keys_jump, values_jump = size.groups * shape.keys.bytes, size.groups * shape.values.bytes
-    stats_jump = size.groups * shape.stats.bytes
     ahead = ahead_of(source)
     stage_slots(shape, slots)
     for part in range(size.batch * size.groups):
         b, group = part // size.groups, part % size.groups
-        tables = b * size.columns * size.groups + group
-        queries = Table(query + tables * shape.keys.bytes, rows, keys_jump)
+        queries = node_table(shape.keys, size, b, group, query, rows)
         if value is not None:
-            grads = Table(grad_out + tables * shape.values.bytes, rows, values_jump)
-            levels = Table(stats + tables * shape.stats.bytes, rows, stats_jump)
-            deltas = Table(levels.base + shape.head_bytes, rows, stats_jump)
+            grads = node_table(shape.values, size, b, group, grad_out, rows)
+            levels = node_table(shape.stats, size, b, group, stats, rows)
+            deltas = Table(levels.base + shape.head_bytes, rows, levels.stride)
         if threshold is not None:
             stage_streams(shape, size, b, group, streams, stream_one, stream_two)
         for i in range(first, last):
@@ -111,9 +109,7 @@ def _backward_columns(
                 if value is not None:
                     weighted_sum(shape.values, value_total, pulls, grads, block.count)
                 if grad_gated is not None:
-                    pulled = grad_gated + (
-                        b * (size.last + 1) * size.heads * size.key * shape.itemsize
-                    )
+                    pulled = products_of(shape, size, b, grad_gated)
                     add_gated_gradient(
                         shape.keys, size, block, near, pulled, group, spare, key_total
                     )

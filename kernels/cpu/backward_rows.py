@@ -12,6 +12,7 @@ from graphattn.kernels.cpu.block import (
     Block,
     finish,
     in_log_2,
+    node_table,
     row_edges,
     row_of,
     score,
@@ -25,7 +26,13 @@ from graphattn.kernels.cpu.block import (
 )
 from graphattn.kernels.cpu.compile import Kernel
 from graphattn.kernels.cpu.dots import dots_row, head_values
-from graphattn.kernels.cpu.edges import score_keys, stage_bias, stage_features, stage_per_edge
+from graphattn.kernels.cpu.edges import (
+    products_of,
+    score_keys,
+    stage_bias,
+    stage_features,
+    stage_per_edge,
+)
 from graphattn.kernels.cpu.gradients import (
     add_gated_gradient,
     save_bias_gradient,
@@ -36,7 +43,6 @@ from graphattn.kernels.cpu.handed import hand_over
 from graphattn.kernels.cpu.memory import as_wide, keep, row_scale, row_zero, scratch
 from graphattn.kernels.cpu.sources import ahead_of
 from graphattn.kernels.cpu.sums import weighted_sum, weighted_sum_shared
-from graphattn.kernels.cpu.tables import Table
 from graphattn.kernels.cpu.vector import exp2, load, replace, store, store_heads, within
 
 
@@ -58,18 +64,16 @@ def _backward_rows(
     scaled, feature_spare = scratch(shape.keys.wide.bytes), scratch(shape.shared.bytes)
     widened, widened_pull = scratch(shape.keys.wide.bytes), scratch(shape.values.wide.bytes)
     staged_features = scratch(shape.shared.block_bytes)
-    keys_jump, values_jump = size.groups * shape.keys.bytes, size.groups * shape.values.bytes
     ahead = ahead_of(source)
     stage_slots(shape, slots)
     for part in range(size.batch * size.groups):
         b, group = part // size.groups, part % size.groups
-        tables = b * size.columns * size.groups + group
-        keys = Table(key + tables * shape.keys.bytes, columns, keys_jump)
+        keys = node_table(shape.keys, size, b, group, key, columns)
         if value is not None:
-            values = Table(value + tables * shape.values.bytes, columns, values_jump)
+            values = node_table(shape.values, size, b, group, value, columns)
         pulled = None
         if grad_gated is not None:
-            pulled = grad_gated + b * (size.last + 1) * size.heads * size.key * shape.itemsize
+            pulled = products_of(shape, size, b, grad_gated)
         if threshold is not None:
             stage_streams(shape, size, b, group, streams, stream_one, stream_two)
         for i in range(first, last):

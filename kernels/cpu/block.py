@@ -17,7 +17,7 @@ from graphattn.kernels.cpu.memory import (
     write_integer,
 )
 from graphattn.kernels.cpu.sources import edge_range, stage_neighbours
-from graphattn.kernels.cpu.tables import prefetch
+from graphattn.kernels.cpu.tables import TABLE, Table, prefetch
 from graphattn.kernels.cpu.vector import LN_2, LOG2_E, clip, load, store
 
 
@@ -76,6 +76,13 @@ def row_of(owners, i):
     if owners is not None:
         return read_integer(owners, i)
     return i
+
+
+@helper(TABLE)
+def node_table(row, size, b, group, base, index):
+    """The rows of the gathered nodes for one batch entry and head group, by slots at ``index``."""
+    first = (b * size.columns * size.groups + group) * row.bytes
+    return Table(base + first, index, size.groups * row.bytes)
 
 
 @helper(types.void)

@@ -1,10 +1,9 @@
 """Walks over non-linear messages: phi(own + gathered + projected edge feature)."""
 
-from typing import Any
+from collections.abc import Sequence
 
 from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
+from numba.core import cgutils
 
 from graphattn.kernels.cpu.accumulators import Message, plain_sum
 from graphattn.kernels.cpu.activation import emit_activation
@@ -12,10 +11,10 @@ from graphattn.kernels.cpu.emitter import I64, Emitter, Value
 from graphattn.kernels.cpu.pull import add_weights, fresh_lanes, message_gradient, segment_sums
 from graphattn.kernels.cpu.reduce import emit_reduce
 from graphattn.kernels.cpu.reduction import Piece
-from graphattn.kernels.cpu.shape import ConstantType, Row
-from graphattn.kernels.cpu.walk import WALK, Edge, Walk
+from graphattn.kernels.cpu.shape import Row
+from graphattn.kernels.cpu.walk import Edge, Walk, walk_intrinsic
 
-_NUMBER = types.int64
+_MESSAGE = "own attr features proj jump"
 
 
 class MessageWalk(Walk):
@@ -26,7 +25,7 @@ class MessageWalk(Walk):
     """
 
     def __init__(
-        self, e: Emitter, row: Row, base: tuple[Value, ...], own: Value, attr: Value,
+        self, e: Emitter, row: Row, base: Sequence[Value], own: Value, attr: Value,
         features: Value, proj: Value, jump: Value,
     ) -> None:  # fmt: skip
         super().__init__(e, row, *base)
@@ -147,71 +146,21 @@ def _emit_features(
                 )
 
 
-@intrinsic
-def reduce_message_edges(
-    typingctx: Any,
-    row: ConstantType,
-    begin: types.Type,
-    end: types.Type,
-    table: types.Type,
-    ahead: types.Type,
-    edges: types.Type,
-    weights: types.Type,
-    weight_jump: types.Type,
-    own: types.Type,
-    attr: types.Type,
-    features: types.Type,
-    proj: types.Type,
-    jump: types.Type,
-    out: types.Type,
-    out_plane: types.Type,
-    stats: types.Type,
-    plane: types.Type,
-) -> Any:
-    """As ``reduce_edges``, of the messages of a ``MessageWalk``."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Value:
-        slice_ = row.constant
-        if slice_.heads * slice_.width > 0:
-            e = Emitter(builder, slice_.shape.double)
-            emit_reduce(MessageWalk(e, slice_, args[1:8], *args[8:13]), *args[13:])
-        return context.get_dummy_value()
-
-    return types.void(row, *WALK, *[_NUMBER] * 9), codegen
+def _message_walk(
+    e: Emitter, row: Row, walk: Sequence[Value], rest: Sequence[Value]
+) -> MessageWalk:
+    return MessageWalk(e, row, walk, *rest[:5])
 
 
-@intrinsic
-def change_edges(
-    typingctx: Any,
-    row: ConstantType,
-    begin: types.Type,
-    end: types.Type,
-    table: types.Type,
-    ahead: types.Type,
-    edges: types.Type,
-    weights: types.Type,
-    weight_jump: types.Type,
-    own: types.Type,
-    attr: types.Type,
-    features: types.Type,
-    proj: types.Type,
-    jump: types.Type,
-    grad: types.Type,
-    grad_weight: types.Type,
-    again: types.Type,
-    pulls: types.Type,
-    plane: types.Type,
-    grad_attr: types.Type,
-    attr_again: types.Type,
-    grad_proj: types.Type,
-) -> Any:
-    """Gradients of one slice of a row of messages; see ``_emit_change``."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Value:
-        slice_ = row.constant
-        if slice_.heads * slice_.width > 0:
-            e = Emitter(builder, slice_.shape.double)
-            _emit_change(MessageWalk(e, slice_, args[1:8], *args[8:13]), *args[13:])
-        return context.get_dummy_value()
-
-    return types.void(row, *WALK, *[_NUMBER] * 13), codegen
+reduce_message_edges = walk_intrinsic(
+    "reduce_message_edges",
+    "As ``reduce_edges``, of the messages of a ``MessageWalk``.",
+    f"{_MESSAGE} out out_plane stats plane",
+    lambda e, row, walk, rest: emit_reduce(_message_walk(e, row, walk, rest), *rest[5:]),
+)
+change_edges = walk_intrinsic(
+    "change_edges",
+    "Gradients of one slice of a row of messages; see ``_emit_change``.",
+    f"{_MESSAGE} grad grad_weight again pulls plane grad_attr attr_again grad_proj",
+    lambda e, row, walk, rest: _emit_change(_message_walk(e, row, walk, rest), *rest[5:]),
+)

@@ -71,6 +71,12 @@ def is_padded(row, heads, width):
 
 
 @helper(types.int64)
+def products_of(shape, size, b, base):
+    """Address of a batch entry's products in a tensor [B, E, heads, width]."""
+    return base + b * (size.last + 1) * size.heads * size.key * shape.itemsize
+
+
+@helper(types.int64)
 def edge_row(row, heads, width, base, edge, group):
     """Address of one edge's row of this head group in a tensor [E, heads, width]."""
     return base + (edge * heads + group * row.heads) * width * row.shape.itemsize

@@ -9,6 +9,7 @@ from graphattn.kernels.cpu.block import (
     finish,
     in_log_2,
     limit,
+    node_table,
     row_edges,
     row_of,
     score_features,
@@ -23,6 +24,7 @@ from graphattn.kernels.cpu.compile import Kernel, helper
 from graphattn.kernels.cpu.edges import (
     edge_row,
     is_padded,
+    products_of,
     save_edge_row,
     save_per_edge,
     score_keys,
@@ -43,7 +45,6 @@ from graphattn.kernels.cpu.memory import (
 )
 from graphattn.kernels.cpu.sources import ahead_of
 from graphattn.kernels.cpu.sums import weighted_sum_ahead, weighted_sum_shared
-from graphattn.kernels.cpu.tables import Table
 from graphattn.kernels.cpu.vector import (
     exp2,
     fold_max,
@@ -96,17 +97,14 @@ def _forward(
     staged, spare = scratch(shape.keys.wide.block_bytes), scratch(shape.keys.wide.spare_bytes)
     widened = scratch(shape.keys.wide.bytes)
     staged_features = scratch(shape.shared.block_bytes)
-    keys_jump, values_jump = size.groups * shape.keys.bytes, size.groups * shape.values.bytes
     ahead = ahead_of(source)
     lowest = LOWEST_DOUBLE if shape.itemsize == 8 else LOWEST_SINGLE
     stage_slots(shape, slots)
     for part in range(size.batch * size.groups):
         b, group = part // size.groups, part % size.groups
-        tables = b * size.columns * size.groups + group
-        keys = Table(key + tables * shape.keys.bytes, columns, keys_jump)
+        keys = node_table(shape.keys, size, b, group, key, columns)
         if value is not None:
-            values = Table(value + tables * shape.values.bytes, columns, values_jump)
-        edge_jump = b * (size.last + 1) * size.heads * size.key * shape.itemsize
+            values = node_table(shape.values, size, b, group, value, columns)
         if threshold is not None:
             stage_streams(shape, size, b, group, streams, stream_one, stream_two)
         for i in range(first, last):
@@ -143,7 +141,7 @@ def _forward(
                     spare, slots, staged,
                 )  # fmt: skip
                 if gated is not None:
-                    to = gated + edge_jump
+                    to = products_of(shape, size, b, gated)
                     save_gated(shape.keys, size, block, near, own, scale, group, spare, to)
                 if edge_attr is not None:
                     features = stage_features(

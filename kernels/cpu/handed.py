@@ -8,10 +8,10 @@ head are less.
 
 from numba.core import types
 
-from graphattn.kernels.cpu.block import Block, row_edges, row_of, stage, stage_slots
+from graphattn.kernels.cpu.block import Block, node_table, row_edges, row_of, stage, stage_slots
 from graphattn.kernels.cpu.compile import Kernel, helper
 from graphattn.kernels.cpu.dots import head_table
-from graphattn.kernels.cpu.edges import ask_edge_row, edge_row, stage_gated
+from graphattn.kernels.cpu.edges import ask_edge_row, edge_row, products_of, stage_gated
 from graphattn.kernels.cpu.gradients import add_gated_gradient
 from graphattn.kernels.cpu.memory import read_integer, row_scale, row_zero, scratch
 from graphattn.kernels.cpu.sources import ahead_of
@@ -50,18 +50,16 @@ def _columns_handed(
     weights, slopes = scratch(shape.score_bytes), scratch(shape.score_bytes)
     key_total, value_total = scratch(shape.keys.wide.bytes), scratch(shape.values.wide.bytes)
     staged, spare = scratch(shape.keys.wide.block_bytes), scratch(shape.keys.wide.spare_bytes)
-    keys_jump, values_jump = size.groups * shape.keys.bytes, size.groups * shape.values.bytes
     pair_jump, heads = size.groups * shape.stats.bytes, size.groups * shape.heads
     ahead = ahead_of(source)
     stage_slots(shape, slots)
     for part in range(size.batch * size.groups):
         b, group = part // size.groups, part % size.groups
-        tables = b * size.columns * size.groups + group
-        queries = Table(query + tables * shape.keys.bytes, rows, keys_jump)
+        queries = node_table(shape.keys, size, b, group, query, rows)
         if grad_out is not None:
-            grads = Table(grad_out + tables * shape.values.bytes, rows, values_jump)
+            grads = node_table(shape.values, size, b, group, grad_out, rows)
         if grad_gated is not None:
-            pulled = grad_gated + b * (size.last + 1) * size.heads * size.key * shape.itemsize
+            pulled = products_of(shape, size, b, grad_gated)
         numbers = handed + b * (size.last + 1) * pair_jump
         pairs = Table(numbers + group * shape.stats.bytes, ids, pair_jump)
         second = Table(pairs.base + shape.head_bytes, ids, pair_jump)

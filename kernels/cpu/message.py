@@ -67,10 +67,8 @@ def _change_rows(
         source, shift = near_rows + n * size.columns * jump, n * size.weight_batch
         for i in range(first, last):
             begin, end = read_integer(indptr, i), read_integer(indptr, i + 1)
-            row, terms = (
-                (n * size.rows + i) * size.row_bytes,
-                pulls + (n * size.rows + i) * pulls_row,
-            )
+            node = n * size.rows + i
+            row, terms = node * size.row_bytes, pulls + node * pulls_row
             for part in range(size.outer):
                 inside = part * size.outer_bytes
                 head = shift + part * shape.itemsize

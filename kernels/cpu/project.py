@@ -12,8 +12,9 @@ from graphattn.kernels.cpu.pages import empty
 from graphattn.kernels.cpu.shape import Shape
 from graphattn.kernels.cpu.shares import address
 from graphattn.kernels.cpu.threads import run_chunks
+from graphattn.kernels.layout import CHUNKS
 
-WIDEST, CHUNKS = 64, 64
+WIDEST = 64
 """Wider heads are left to torch: their products are long enough to be fast, and long code here."""
 
 

@@ -1,16 +1,12 @@
 """Gradients of x and of the weights, in one walk over a column's edges, for one slice of it."""
 
-from typing import Any
-
 from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
 
 from graphattn.kernels.cpu.accumulators import Message, plain_sum
 from graphattn.kernels.cpu.emitter import I64, Emitter, Value
 from graphattn.kernels.cpu.reduction import Piece
-from graphattn.kernels.cpu.shape import ConstantType, Row
-from graphattn.kernels.cpu.walk import WALK, Walk
+from graphattn.kernels.cpu.shape import Row
+from graphattn.kernels.cpu.walk import Walk, walk_intrinsic
 
 
 def _emit_pull(
@@ -127,34 +123,13 @@ def _add_halves(e: Emitter, a: Value, b: Value | None, half: int) -> Value:
     return e.builder.fadd(e.shuffle(a, b, low), e.shuffle(a, b, high))
 
 
-@intrinsic
-def pull_edges(
-    typingctx: Any,
-    row: ConstantType,
-    begin: types.Type,
-    end: types.Type,
-    table: types.Type,
-    ahead: types.Type,
-    edges: types.Type,
-    weights: types.Type,
-    weight_jump: types.Type,
-    own: types.Type,
-    grad_x: types.Type,
-    grad_weight: types.Type,
-    again: types.Type,
-    plane: types.Type,
-) -> Any:
+pull_edges = walk_intrinsic(
+    "pull_edges",
     """Gradients of one slice of a column's x, and of the weights of its edges.
 
-    ``table``: the first terms of the rows; terms lie ``plane`` bytes apart; ``own``: the slice of
-    x; gradients of weights are added to what is there when ``again`` is not 0.
-    """
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Value:
-        slice_ = row.constant
-        if slice_.heads * slice_.width > 0:
-            walk = Walk(Emitter(builder, slice_.shape.double), slice_, *args[1:8])
-            _emit_pull(walk, *args[8:])
-        return context.get_dummy_value()
-
-    return types.void(row, *WALK, *[types.int64] * 5), codegen
+    The table holds the first terms of the rows; terms lie ``plane`` bytes apart; ``own``: the slice
+    of x; gradients of weights are added to what is there when ``again`` is not 0.
+    """,
+    "own grad_x grad_weight again plane",
+    lambda e, row, walk, rest: _emit_pull(Walk(e, row, *walk), *rest),
+)

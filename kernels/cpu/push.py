@@ -8,29 +8,27 @@ the rows of all channels would not. A column's edges come in the order of its ro
 result does not depend on the number of threads.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
+from numba.core import cgutils
 from torch import Tensor
 
 from graphattn.kernels.cpu.accumulators import LEAST_VARIANCE, square_root
 from graphattn.kernels.cpu.compile import Kernel
-from graphattn.kernels.cpu.emitter import I64, Emitter, Value
+from graphattn.kernels.cpu.emitter import I64, Value
 from graphattn.kernels.cpu.memory import read_integer
 from graphattn.kernels.cpu.pages import zeros
 from graphattn.kernels.cpu.pull import fresh_lanes, message_gradient
 from graphattn.kernels.cpu.reduction import Piece, make_reduction
-from graphattn.kernels.cpu.rows import compute_dtype, emit_index, index_bits
-from graphattn.kernels.cpu.shape import VECTOR_BYTES, ConstantType
+from graphattn.kernels.cpu.rows import STORAGE, compute_dtype, emit_index, index_bits
+from graphattn.kernels.cpu.shape import VECTOR_BYTES
 from graphattn.kernels.cpu.tables import Ahead, Table, prefetch_bytes, row_ahead
 from graphattn.kernels.cpu.threads import run_chunks, threads_for
-from graphattn.kernels.cpu.walk import WALK, Walk
+from graphattn.kernels.cpu.walk import Walk, walk_intrinsic
 from graphattn.kernels.layout import Layout
 
-_STORAGE = {torch.bfloat16: "bf16", torch.float16: "f16"}
 # Of fewer terms the columns' walk gathers less than this one reads and writes.
 _LEAST_TERMS = 3
 # Slices are what threads share; with fewer of them a large machine would stand idle.
@@ -107,7 +105,7 @@ def push_gradient(
     vectors = 2 if heads * width >= 2 * lanes * threads_for(work) else 1
     shape, cut = make_reduction(
         high == torch.float64, 1, max(heads * width, 1), reduce, False, index_bits(rows)[0], 0,
-        _STORAGE.get(x.dtype, ""), (True, False), vectors,
+        STORAGE.get(x.dtype, ""), (True, False), vectors,
     )  # fmt: skip
     plane, step, row = (high.itemsize * grad_out.stride(d) for d in range(3))
     size = Sizes(
@@ -192,36 +190,18 @@ class _Push(Walk):
                 self.store(total, to, piece)
 
 
-@intrinsic
-def push_edges(
-    typingctx: Any,
-    row: ConstantType,
-    begin: types.Type,
-    end: types.Type,
-    table: types.Type,
-    ahead: types.Type,
-    edges: types.Type,
-    weights: types.Type,
-    weight_jump: types.Type,
-    grads: types.Type,
-    grad_plane: types.Type,
-    stats: types.Type,
-    plane: types.Type,
-    to: types.Type,
-    jump: types.Type,
-) -> Any:
+def _emit_push(walk: _Push, *given: Value) -> None:
+    *sources, walk.to, walk.jump = given
+    walk.emit([walk.terms(piece, *sources) for piece in walk.pieces])
+
+
+push_edges = walk_intrinsic(
+    "push_edges",
     """Add one slice of a row's gradient to the columns of its edges.
 
     ``grads`` and ``stats``: of the row, planes ``grad_plane`` and ``plane`` bytes apart; ``to``:
     the gradients of x, ``jump`` bytes from column to column.
-    """
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Value:
-        slice_ = row.constant
-        if slice_.heads * slice_.width > 0:
-            walk = _Push(Emitter(builder, slice_.shape.double), slice_, *args[1:8])
-            walk.to, walk.jump = args[12:]
-            walk.emit([walk.terms(piece, *args[8:12]) for piece in walk.pieces])
-        return context.get_dummy_value()
-
-    return types.void(row, *WALK, *[types.int64] * 6), codegen
+    """,
+    "grads grad_plane stats plane to jump",
+    lambda e, row, walk, rest: _emit_push(_Push(e, row, *walk), *rest),
+)

@@ -3,14 +3,11 @@
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
 
 from graphattn.kernels.cpu.accumulators import Accumulator, accumulators
-from graphattn.kernels.cpu.emitter import I64, Emitter, Value
+from graphattn.kernels.cpu.emitter import I64, Value
 from graphattn.kernels.cpu.reduction import Piece
-from graphattn.kernels.cpu.shape import ConstantType
-from graphattn.kernels.cpu.walk import WALK, Walk
+from graphattn.kernels.cpu.walk import Walk, walk_intrinsic
 
 
 def emit_reduce(walk: Walk, out: Value, out_plane: Value, stats: Value, plane: Value) -> None:
@@ -61,33 +58,9 @@ def _emit_results(
             walk.store(b.select(empty, vector.type(None), vector), at, piece)
 
 
-@intrinsic
-def reduce_edges(
-    typingctx: Any,
-    row: ConstantType,
-    begin: types.Type,
-    end: types.Type,
-    table: types.Type,
-    ahead: types.Type,
-    edges: types.Type,
-    weights: types.Type,
-    weight_jump: types.Type,
-    out: types.Type,
-    out_plane: types.Type,
-    stats: types.Type,
-    plane: types.Type,
-) -> Any:
-    """Reduce the messages of edges ``begin`` to ``end`` for one slice of a row.
-
-    ``table``: the slices of x by column; ``weights``: address of this slice's first head, edges
-    ``weight_jump`` bytes apart; results lie ``out_plane`` bytes apart, statistics ``plane``.
-    """
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Value:
-        slice_ = row.constant
-        if slice_.heads * slice_.width > 0:
-            walk = Walk(Emitter(builder, slice_.shape.double), slice_, *args[1:8])
-            emit_reduce(walk, *args[8:])
-        return context.get_dummy_value()
-
-    return types.void(row, *WALK, *[types.int64] * 4), codegen
+reduce_edges = walk_intrinsic(
+    "reduce_edges",
+    "Reduce the messages of a row; results ``out_plane`` bytes apart, statistics ``plane``.",
+    "out out_plane stats plane",
+    lambda e, row, walk, rest: emit_reduce(Walk(e, row, *walk), *rest),
+)

@@ -14,6 +14,9 @@ from graphattn.kernels.cpu.shape import ConstantType
 from graphattn.kernels.cpu.threads import run_chunks
 from graphattn.kernels.layout import Layout
 
+STORAGE = {torch.bfloat16: "bf16", torch.float16: "f16"}
+"""How half precision lies in memory, as in ``Shape``; "" for all else."""
+
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
     """What the kernels compute in: float64 for float64, else float32."""

@@ -1,8 +1,8 @@
 """Walking the edges of a row for one slice of its numbers: loops, addresses, prefetch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -11,13 +11,15 @@ from graphattn.kernels.cpu.accumulators import Message
 from graphattn.kernels.cpu.emitter import I64, Emitter, Value
 from graphattn.kernels.cpu.reduction import BLOCK, Piece, row_pieces
 from graphattn.kernels.cpu.rows import emit_index
-from graphattn.kernels.cpu.shape import Row
+from graphattn.kernels.cpu.shape import ConstantType, Row
 from graphattn.kernels.cpu.sums import head_weights
 from graphattn.kernels.cpu.tables import AHEAD, TABLE, prefetch_bytes, row_ahead
+from graphattn.kernels.cpu.vector import named_intrinsic
 
 _INT = types.int64
-WALK = [_INT, _INT, TABLE, AHEAD, _INT, _INT, _INT]
-"""Types of what a walk takes after the slice: begin, end, table, ahead, edges, weights, jump."""
+_WALK = "begin end table ahead edges weights weight_jump"
+_KINDS = [_INT, _INT, TABLE, AHEAD, _INT, _INT, _INT]
+Emit = Callable[[Emitter, Row, Sequence[Value], Sequence[Value]], None]
 
 
 class Edge(NamedTuple):
@@ -99,3 +101,25 @@ class Walk:
         """Loop over the positions of a run."""
         with cgutils.for_range(self.e.builder, count) as loop:
             yield self.e.builder.add(start, loop.index)
+
+
+def walk_intrinsic(name: str, doc: str, rest: str, emit: Emit) -> Any:
+    """An intrinsic over the edges of a row for one slice of it, which does nothing without one.
+
+    It takes the slice, the arguments of a ``Walk`` (edges ``weight_jump`` bytes apart, from the
+    address of the slice's first head on), and the integers ``rest``; ``emit`` gets the emitter, the
+    slice, and both groups of values.
+    """
+    more = rest.split()
+
+    def definition(typingctx: Any, row: ConstantType, *kinds: types.Type) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Value:
+            slice_, first = row.constant, 1 + len(_KINDS)
+            if slice_.heads * slice_.width > 0:
+                e = Emitter(builder, slice_.shape.double)
+                emit(e, slice_, args[1:first], args[first:])
+            return context.get_dummy_value()
+
+        return types.void(row, *_KINDS, *[_INT] * len(more)), codegen
+
+    return named_intrinsic(name, doc, f"row {_WALK} {rest}", definition)
