@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphattn.ops.fused import PLAIN, check_reverse_mode, is_watched, kernels
+from graphattn.ops.fused import check_reverse_mode, direct, kernels
 
 
 def project_heads(x: Tensor, matrices: Tensor, impl: str, start: Tensor | None = None) -> Tensor:
@@ -14,24 +14,24 @@ def project_heads(x: Tensor, matrices: Tensor, impl: str, start: Tensor | None =
     On the CPU in one pass over x that writes the result where it belongs; elsewhere, for wide
     heads, and where somebody watches torch's operators, an einsum.
     """
-    if impl == "cpu" and not torch.compiler.is_compiling() and _fits(x, matrices, start):
-        check_reverse_mode(impl)
-        found: Tensor = _Projected.apply(x, matrices, start)  # type: ignore[no-untyped-call]
-        return found
-    product = torch.einsum("bnhd,hdf->bnhf", x, matrices)
-    # In place on the product, which nobody else holds: another new tensor costs more.
-    return product if start is None else product.to(start.dtype).add_(start)
+    found: Tensor = (_on_cpu if impl == "cpu" else _einsum)(x, matrices, start)
+    return found
 
 
 def _fits(x: Tensor, matrices: Tensor, start: Tensor | None) -> bool:
-    """Plain tensors of a dtype and of widths that the kernel takes, and nobody watching."""
-    given = [t for t in (x, matrices, start) if t is not None]
-    if is_watched() or any(type(t) not in PLAIN or t.dtype != x.dtype for t in given):
+    """Of a dtype and of widths that the kernel takes."""
+    if x.dtype not in (torch.float32, torch.float64) or x.numel() == 0:
         return False
-    if x.dtype not in (torch.float32, torch.float64):
+    if matrices.dtype != x.dtype or (start is not None and start.dtype != x.dtype):
         return False
     takes: bool = kernels("cpu", "project").takes(*matrices.shape[1:], x.element_size())
-    return takes and x.numel() > 0
+    return takes
+
+
+def _einsum(x: Tensor, matrices: Tensor, start: Tensor | None) -> Tensor:
+    product = torch.einsum("bnhd,hdf->bnhf", x, matrices)
+    # In place on the product, which nobody else holds: another new tensor costs more.
+    return product if start is None else product.to(start.dtype).add_(start)
 
 
 class _Projected(torch.autograd.Function):
@@ -49,3 +49,13 @@ class _Projected(torch.autograd.Function):
         near = project_heads(grad, matrices.transpose(1, 2), "cpu") if needs[0] else None
         own = torch.einsum("bnhd,bnhf->hdf", x, grad) if needs[1] else None
         return near, own, grad if needs[2] else None
+
+
+def _eager(x: Tensor, matrices: Tensor, start: Tensor | None) -> Any:
+    if not _fits(x, matrices, start):
+        return _einsum(x, matrices, start)
+    check_reverse_mode("cpu")
+    return _Projected.apply(x, matrices, start)  # type: ignore[no-untyped-call]
+
+
+_on_cpu = direct(_einsum, _eager)
