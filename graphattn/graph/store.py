@@ -129,6 +129,11 @@ class Store:
         return f"Store({str(self.folder)!r}, {self.graph}, arrays={self.names})"
 
 
+def widened(rows: Tensor) -> Tensor:
+    """Rows in float32 if they are stored in half precision, else as they are."""
+    return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+
+
 def physical_memory() -> float:
     """Bytes of the machine's memory; infinite where the system does not tell."""
     if not hasattr(os, "sysconf"):

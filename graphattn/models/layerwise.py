@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from graphattn.graph import as_graph
+from graphattn.graph.store import widened
 from graphattn.nn.sums import gathered, world_size
 from graphattn.sampling.neighbor import NeighborSampler, local_graph
 
 _ROWS = 8192
-_HALVES = (torch.float16, torch.bfloat16)
 
 
 def supports(model: nn.Module) -> bool:
@@ -74,7 +74,7 @@ def layerwise(
             def block(nodes: Tensor, layer: Any = layer, h: Tensor = state) -> Tensor:
                 bar.update()
                 if layer is layers[0]:
-                    given = [None if t is None else _wide(t[nodes]) for t in (h, pe)]
+                    given = [None if t is None else widened(t[nodes]) for t in (h, pe)]
                     return layer(*_moved(device, *given))
                 if layer is layers[-1]:
                     return layer(*_moved(device, h[nodes]))
@@ -84,11 +84,6 @@ def layerwise(
             found = _rows_of(block, parts, len(x), place)
             state = found
     return found
-
-
-def _wide(rows: Tensor) -> Tensor:
-    """Half-precision rows in float32."""
-    return rows.float() if rows.dtype in _HALVES else rows
 
 
 def _parts(count: int, rows: int) -> list[Tensor]:

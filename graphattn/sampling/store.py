@@ -11,7 +11,7 @@ from torch_geometric.data import FeatureStore, GraphStore, TensorAttr
 from torch_geometric.data.graph_store import EdgeAttr, EdgeLayout
 
 from graphattn.graph.csr import CSRGraph
-from graphattn.graph.store import Store
+from graphattn.graph.store import Store, widened
 
 
 class Features(FeatureStore):  # type: ignore[misc]
@@ -38,7 +38,7 @@ class Features(FeatureStore):  # type: ignore[misc]
             found = self.store.array(attr.attr_name)[index or slice(None)]
         else:
             found = self.store.gather(attr.attr_name, torch.as_tensor(index))
-        return found.float() if found.dtype in (torch.float16, torch.bfloat16) else found
+        return widened(found)
 
     def _get_tensor_size(self, attr: TensorAttr) -> tuple[int, ...]:
         return tuple(self.store.meta["arrays"][attr.attr_name]["shape"])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graphattn.graph.csr import CSRGraph
-from graphattn.graph.store import physical_memory
+from graphattn.graph.store import physical_memory, widened
 from graphattn.kernels.cpu.sampling import derive
 from graphattn.models import layerwise
 from graphattn.nn.sums import gathered, world_size
@@ -84,10 +84,20 @@ class BatchedInputs(Inputs):
     def _x_of(self, nodes: Tensor) -> Tensor:
         """Features of nodes, halves widened; read in ascending order, as a disk likes it."""
         distinct, place = torch.unique(nodes, return_inverse=True)
-        return _wide(self.x[distinct])[place]
+        return widened(self.x[distinct])[place]
+
+    def in_batches(self, forward: Forward, items: Tensor) -> Tensor:
+        """Outputs of ``items``, made as in the first step and shared out over the ranks."""
+
+        def make(part: Tensor) -> tuple[Any, ...]:
+            return self.arguments(part, 0, 0)
+
+        parts = torch.split(shard(items.cpu()), self.config.batch_size)
+        made = in_order(make, parts, self.config.threads)
+        return gathered(torch.cat([forward(*map(self._moved, given)) for given in made]))
 
     def _pe_of(self, nodes: Tensor) -> Tensor | None:
-        return None if self.pe is None else _wide(self.pe[nodes])
+        return None if self.pe is None else widened(self.pe[nodes])
 
 
 @dataclass
@@ -113,7 +123,7 @@ class NeighborInputs(BatchedInputs):
         if layerwise.supports(model):
             found = layerwise.layerwise(model, self.x, self.graph, self.pe, device=self.target)
         else:
-            pe = None if self.pe is None else _wide(self.pe)
+            pe = None if self.pe is None else widened(self.pe)
             found = forward(*map(self._moved, (self.x.float(), self.graph, pe)))
         found = found.to(self.target)
         return found if nodes is None else found[nodes]
@@ -149,7 +159,7 @@ class TokenInputs(BatchedInputs):
         tokens = self.sampler.sample(nodes, epoch=epoch, batch=number)
         distinct, place = torch.unique(tokens, return_inverse=True)
         distinct = distinct.long()
-        read = torch.stack([_wide(hop[distinct]) for hop in self.hops], dim=1)
+        read = torch.stack([widened(hop[distinct]) for hop in self.hops], dim=1)
         return read, place, self._pe_of(nodes), nodes
 
     def start_epoch(self, model: nn.Module, epoch: int) -> None:
@@ -164,19 +174,7 @@ class TokenInputs(BatchedInputs):
 
     def outputs(self, forward: Forward, model: nn.Module, nodes: Tensor | None = None) -> Tensor:
         """Outputs of ``nodes`` in batches, with the tokens of epoch 0."""
-        chosen = shard(torch.arange(len(self.x)) if nodes is None else nodes.cpu())
-
-        def make(part: Tensor) -> tuple[Any, ...]:
-            return self.arguments(part, 0, 0)
-
-        parts = torch.split(chosen, self.config.batch_size)
-        made = in_order(make, parts, self.config.threads)
-        found = [forward(*map(self._moved, arguments)) for arguments in made]
-        return gathered(torch.cat(found))
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        return self.in_batches(forward, torch.arange(len(self.x)) if nodes is None else nodes)
 
 
 def _stored_hops(

@@ -7,7 +7,6 @@ graph is then how a batch is cut out, which is ``GraphInputs``, and that the mod
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from graphattn.graph.csr import CSRGraph
-from graphattn.nn.sums import gathered
-from graphattn.sampling.prefetch import in_order
 from graphattn.training.batches import BatchedInputs
 from graphattn.training.config import SamplingConfig
-from graphattn.training.distributed import shard
 from graphattn.training.inputs import Forward, Inputs
 
 if TYPE_CHECKING:
@@ -84,15 +80,8 @@ class GraphInputs(BatchedInputs):
 
     def outputs(self, forward: Forward, model: nn.Module, nodes: Tensor | None = None) -> Tensor:
         """Outputs of graphs (all without), in batches shared out over the ranks."""
-        chosen = shard(torch.arange(len(self.ptr) - 1) if nodes is None else nodes.cpu())
-
-        def make(part: Tensor) -> tuple[Any, ...]:
-            return self.arguments(part, 0, 0)
-
-        made: Iterator[tuple[Any, ...]] = in_order(
-            make, torch.split(chosen, self.config.batch_size), self.config.threads
-        )
-        return gathered(torch.cat([forward(*map(self._moved, given)) for given in made]))
+        every = torch.arange(len(self.ptr) - 1)
+        return self.in_batches(forward, every if nodes is None else nodes)
 
 
 def graph_batches(

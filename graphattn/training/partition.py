@@ -53,9 +53,9 @@ def to_store(
     store = Store(folder) if is_store(folder) else _build(dataset, folder, dtype, undirected)
     if parts:
         _check_kept(store, "part", "parts", parts)
-    if parts and "part" not in store.names:
-        part = partition(store.graph, parts, method).to(torch.int32)
-        store = add_array(folder, "part", part, {"parts": parts, "method": method})
+        if "part" not in store.names:
+            part = partition(store.graph, parts, method).to(torch.int32)
+            store = add_array(folder, "part", part, {"parts": parts, "method": method})
     if encoding is not None and encoding.kind not in ("none", "stored"):
         about = asdict(encoding)
         _check_kept(store, "pe", "encoding", about)
