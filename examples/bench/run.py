@@ -21,6 +21,7 @@ FAMILIES = {
     "accuracy": "accuracy",
     "large-gt": "large_gt",
     "graph-level": "graph_level",
+    "node-level": "node_level",
     "sparsity": "sparsity",
     "minesweeper": "minesweeper",
     "sampling": "sampling",

@@ -171,7 +171,8 @@ def preset(data: str, model: str) -> Settings:
         lonely = {"model.heads": 1} if model in BASELINES or model == "sinc" else {}
         return settings | _GRAPH_LEVEL | lonely
     if model == "sinc":
-        return settings | (_SINC if name == "ogbn-arxiv" else {"model.heads": 1})
+        own = _SINC if name == "ogbn-arxiv" else _transformer(name)
+        return settings | own | {"model.heads": 1}
     return settings | (_baseline(name, model) if model in BASELINES else _transformer(name))
 
 

@@ -36,4 +36,5 @@ def test_published_settings_of_sinc() -> None:
     found = preset("arxiv", "sinc")
     assert (found["model.layers"], found["model.width"], found["model.heads"]) == (4, 75, 1)
     assert found["optim.weight_decay"] == 1e-3 and found["data.undirected"]
-    assert preset("minesweeper", "sinc") == {"model.heads": 1}
+    for small in ("minesweeper", "Cora"):
+        assert preset(small, "sinc") == preset(small, "tangnn") | {"model.heads": 1}
