@@ -30,7 +30,7 @@ def as_union(dataset: GraphDataset) -> NodeDataset:
     each, uint8: a linear map of these is the sum of one embedding per category.
 
     Raises:
-        ValueError: If there are no graphs, or they have no node features.
+        ValueError: If there are no graphs, one has no nodes, or they have no node features.
     """
     from torch_geometric.data import Batch, Data
 
@@ -38,6 +38,12 @@ def as_union(dataset: GraphDataset) -> NodeDataset:
 
     if not len(dataset.graphs):
         raise ValueError(f"{dataset.name} holds no graphs")
+    empty = [n for n, graph in enumerate(dataset.graphs) if graph.num_nodes == 0]
+    if empty:
+        raise ValueError(
+            f"{dataset.name}: expected graphs with nodes, got none in graph {empty[0]} "
+            f"({len(empty)} in all); leave them out of the set"
+        )
     every = Batch.from_data_list(list(dataset.graphs))
     if every.x is None:
         raise ValueError(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from graphattn.datasets import ogbg, tu
+
 Settings = dict[str, Any]
 
 BASELINES = ("gcn", "sage", "gat")
@@ -136,9 +138,8 @@ _LARGE_GT: Settings = {
 }
 
 
-# Sets of graphs, by the start of their names; examples/bench/graph_level.py has what they reach.
-_GRAPH_SETS = ("ogbg-mol", "mutag", "ptc", "enzymes", "proteins", "dd", "nci", "collab", "imdb")
-_GRAPH_SETS += ("reddit-binary", "reddit-multi")
+# examples/bench/graph_level.py has what sets of graphs reach with these.
+_GRAPH_SETS = {name.lower().replace("_", "-") for name in (*tu.NAMES, *ogbg.NAMES)}
 _GRAPH_LEVEL: Settings = {
     "model.layers": 4,
     "model.width": 64,
@@ -167,7 +168,7 @@ def preset(data: str, model: str) -> Settings:
         settings["data.undirected"] = True
     if model == "large-gt":
         return settings | _LARGE_GT
-    if name.startswith(_GRAPH_SETS):
+    if name in _GRAPH_SETS:
         lonely = {"model.heads": 1} if model in BASELINES or model == "sinc" else {}
         return settings | _GRAPH_LEVEL | lonely
     if model == "sinc":

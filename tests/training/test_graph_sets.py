@@ -129,10 +129,15 @@ def test_what_cannot_be_trained_says_so(sets: TrainConfig) -> None:
     bare = Data(edge_index=torch.tensor([[0], [1]]), num_nodes=2, y=torch.tensor([0]))
     with pytest.raises(ValueError, match="no node features"):
         as_union(GraphDataset([bare], [], "acc", evaluator("acc"), "bare", 2))
+    hollow = Data(x=torch.zeros(0, 3), edge_index=torch.zeros(2, 0).long(), y=torch.tensor([0]))
+    with pytest.raises(ValueError, match=r"hollow: expected graphs with nodes, got none"):
+        as_union(GraphDataset([hollow], [], "acc", evaluator("acc"), "hollow", 2))
 
 
 def test_presets_know_sets_of_graphs() -> None:
     for name in ("MUTAG", "NCI1", "ogbg-molbace", "IMDB-BINARY"):
         assert preset(name, "gin-attention")["sampling.batch_size"] == 64
     assert preset("ENZYMES", "sinc")["model.heads"] == 1
-    assert "sampling.batch_size" not in preset("minesweeper", "gt")
+    # A folder may be called as it likes: only whole names of sets count.
+    for name in ("minesweeper", "dd-of-mine"):
+        assert "sampling.batch_size" not in preset(name, "gt")
