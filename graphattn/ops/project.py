@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphattn.ops.fused import check_reverse_mode, direct, kernels
+from graphattn.ops.fused import check_reverse_mode, direct, kernels, may_train
 
 
 def project_heads(x: Tensor, matrices: Tensor, impl: str, start: Tensor | None = None) -> Tensor:
@@ -55,6 +55,8 @@ def _eager(x: Tensor, matrices: Tensor, start: Tensor | None) -> Any:
     if not _fits(x, matrices, start):
         return _einsum(x, matrices, start)
     check_reverse_mode("cpu")
+    if not may_train(x, matrices, start):
+        return kernels("cpu", "project").project(x, matrices, start)
     return _Projected.apply(x, matrices, start)  # type: ignore[no-untyped-call]
 
 

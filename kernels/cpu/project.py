@@ -4,6 +4,8 @@ torch makes one product of matrices per head of it, each with a result that is t
 place. The matrices of all heads stay in the first cache here, and the result is written once.
 """
 
+from functools import lru_cache
+
 from torch import Tensor
 
 from graphattn.kernels.cpu.compile import Kernel
@@ -50,10 +52,14 @@ def project(x: Tensor, matrices: Tensor, start: Tensor | None = None) -> Tensor:
     shape = Shape(x.element_size() == 8, width, found, 1, found, 64, 64, 1)
     arguments = (*map(address, (x, matrices, start)), out.data_ptr())
     entry = project_rows.compiled((shape, heads, 0, 0, *arguments))
-    bounds = [rows * n // CHUNKS for n in range(CHUNKS + 1)]
 
     def call(first: int, last: int) -> None:
         entry(shape, heads, first, last, *arguments)
 
-    run_chunks(call, bounds, rows * heads * width * found)
+    run_chunks(call, _bounds(rows), rows * heads * width * found)
     return out
+
+
+@lru_cache
+def _bounds(rows: int) -> list[int]:
+    return [rows * n // CHUNKS for n in range(CHUNKS + 1)]
