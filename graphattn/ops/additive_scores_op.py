@@ -82,11 +82,11 @@ def pull_scores(
     options: dict[str, Any] = {"activation": activation, "slope": slope, "reduce": ("sum",)}
     given = terms.query, terms.key, grad.contiguous(), terms.edge_attr, terms.edge_proj
     layout, columns = unflatten(rows), unflatten(cols)
-    grad_query, _, _, grad_attr, grad_proj = module.message_backward(
+    grad_query, _, _, grad_attr, grad_proj, *total = module.message_backward(
         terms.pulls(terms.query), *given, layout, layout, **options,
-        needs=(needs[0], False, False, needs[3], needs[4]),
+        needs=(needs[0], False, False, needs[3], needs[4]), total=needs[2],
     )  # fmt: skip
-    grad_key = grad_att = None
+    grad_key, grad_att = None, total[0].to(att.dtype) if total else None
     if needs[1]:
         # A column owns the same terms as a row: walked as rows they need not be gathered.
         turned = terms.key, terms.query, *given[2:]
@@ -94,9 +94,6 @@ def pull_scores(
             terms.pulls(terms.key), *turned, columns, columns, **options,
             needs=(True, False, False, False, False),
         )[0]  # fmt: skip
-    if needs[2]:
-        out, _ = module.message_forward(*given, unflatten(rows), **options)
-        grad_att = out[0].to(accumulate_dtype(out)).sum((0, 1)).to(att.dtype)
     return grad_query, grad_key, grad_att, grad_attr, grad_proj  # type: ignore[return-value]
 
 

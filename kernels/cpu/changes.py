@@ -71,12 +71,13 @@ class MessageWalk(Walk):
 
 def _emit_change(
     walk: MessageWalk, grad: Value, grad_weight: Value, again: Value, pulls: Value, plane: Value,
-    grad_attr: Value, attr_again: Value, grad_proj: Value,
+    grad_attr: Value, attr_again: Value, added: Value,
 ) -> None:  # fmt: skip
     """Gradient of ``own``, of the weights and of the edge features.
 
     The terms of the gradient lie ``plane`` bytes apart: from ``pulls`` on by rows, and behind the
-    gathered numbers by columns.
+    gathered numbers by columns. ``added`` is added to: gradients of the features' projection, and
+    behind them the sum of the messages.
     """
     e, b, shape = walk.e, walk.e.builder, walk.shape
     first = 0 if shape.by_rows else 1
@@ -86,10 +87,11 @@ def _emit_change(
         for piece in walk.pieces
     ]
     sums = [plain_sum(e, piece.lanes) for piece in walk.pieces]
-    for total in sums:
+    totals = [plain_sum(e, piece.lanes) for piece in walk.pieces if shape.total]
+    for total in (*sums, *totals):
         total.begin()
     with walk.blocks() as (start, count):
-        for total in sums:
+        for total in (*sums, *totals):
             total.open(None, None)
         with walk.edges_of(start, count) as position:
             walk.fetch(
@@ -101,6 +103,8 @@ def _emit_change(
                 terms = own_terms or [walk.gather(b.add(edge.row, at), piece) for at in planes]
                 message = walk.message(edge, piece, value)
                 pull = message_gradient(walk, terms, piece, message)
+                if shape.total:
+                    totals[len(products)].step(message)
                 products.append(b.fmul(value, pull))
                 change = pull if shape.activation == "identity" else b.fmul(pull, bend)
                 if message.factor is not None:
@@ -111,12 +115,16 @@ def _emit_change(
                 at = b.add(grad_weight, b.mul(edge.id, walk.weight_jump))
                 add_weights(walk, products, at, again)
             if any(shape.feature_needs):
-                _emit_features(walk, edge, changes, grad_attr, attr_again, grad_proj)
-        for total in sums:
+                _emit_features(walk, edge, changes, grad_attr, attr_again, added)
+        for total in (*sums, *totals):
             total.close(None, None)
     for piece, total in zip(walk.pieces, sums, strict=True):
         if shape.needs[0]:
             walk.store(total.result(), grad, piece)
+    behind = b.add(added, b.mul(walk.features, walk.jump))
+    for piece, total in zip(walk.pieces, totals, strict=shape.total):
+        found = fresh_lanes(e, piece, total.result())
+        walk.store(b.fadd(walk.load(behind, piece), found), behind, piece)
 
 
 def _emit_features(
@@ -161,6 +169,6 @@ reduce_message_edges = walk_intrinsic(
 change_edges = walk_intrinsic(
     "change_edges",
     "Gradients of one slice of a row of messages; see ``_emit_change``.",
-    f"{_MESSAGE} grad grad_weight again pulls plane grad_attr attr_again grad_proj",
+    f"{_MESSAGE} grad grad_weight again pulls plane grad_attr attr_again added",
     lambda e, row, walk, rest: _emit_change(_message_walk(e, row, walk, rest), *rest[5:]),
 )

@@ -56,11 +56,12 @@ def _reduce_rows(
 
 def _change_rows(
     shape, size, first, last, indptr, indices, edges, own, near_rows, jump, pulls, pulls_row,
-    weight, attr, features, proj, grad, grad_weight, grad_attr, grad_proj,
+    weight, attr, features, proj, grad, grad_weight, grad_attr, sums,
 ):  # fmt: skip
     """Gradients of the rows' own numbers; ``jump``: bytes between two gathered rows.
 
-    ``pulls_row``: bytes between the terms of two rows, 0 where all have the same.
+    ``pulls_row``: bytes between the terms of two rows, 0 where all have the same; ``sums``: where
+    the projection's gradient is added to, and behind it the messages.
     """
     ahead = Ahead(indices, size.last)
     for n in range(size.batch):
@@ -81,7 +82,7 @@ def _change_rows(
                         edges, weight + head, size.weight_edge, own + row + inside, attr, features,
                         proj + inside, size.row_bytes, grad + row + inside, grad_weight + head,
                         again, terms + inside, size.row_bytes, grad_attr,
-                        attr_again, grad_proj + inside,
+                        attr_again, sums + inside,
                     )  # fmt: skip
                     inside += shape.full.wide.bytes
                     head += shape.head_step
@@ -92,7 +93,7 @@ def _change_rows(
                     edges, weight + head, size.weight_edge, own + row + inside, attr, features,
                     proj + inside, size.row_bytes, grad + row + inside, grad_weight + head,
                     again, terms + inside, size.row_bytes, grad_attr,
-                    attr_again, grad_proj + inside,
+                    attr_again, sums + inside,
                 )  # fmt: skip
 
 
@@ -144,11 +145,12 @@ def message_backward(
     slope: float,
     reduce: tuple[str, ...],
     needs: tuple[bool, ...],
+    total: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of (a, b, weight, edge_attr, edge_proj); meaning as in kernels/reference.
 
     Memory: the gradients, one row of a beside its terms, float32 copies of half-precision
-    tensors, and a copy of the projection per chunk of rows.
+    tensors, and a copy of the projection and of the total per chunk of rows.
     """
     high = compute_dtype(a)
     given = (a, b, weight, edge_attr, edge_proj)
@@ -161,10 +163,12 @@ def message_backward(
         for n, t in zip(needs, given, strict=True)
     ]
     options = activation, slope, edge_attr is not None
-    if a.numel() > 0 and (needs[0] or any(needs[2:])):
+    sums = a.new_zeros(a.shape[2:], dtype=high) if total else None
+    if a.numel() > 0 and (needs[0] or any(needs[2:]) or total):
         shape, size = pass_sizes(b_wide, b.shape, weight, rows, reduce, (needs[0], needs[2]))
-        shape = _message_shape(shape, *options, index_bits(rows)[1], True, needs[3:])
-        _by_rows(shape, size, rows, _work(a, rows), (a_wide, b_wide, pulls), edge, grads)
+        shape = _message_shape(shape, *options, index_bits(rows)[1], True, needs[3:], total)
+        nodes, into = (a_wide, b_wide, pulls), [*grads, sums]
+        _by_rows(shape, size, rows, _work(a, rows), nodes, edge, into)
     if b.numel() > 0 and needs[1]:
         shape, size = pass_sizes(a_wide, a.shape, weight, cols, reduce, (True, False))
         shape = _message_shape(shape, *options, index_bits(cols)[1], False)
@@ -174,9 +178,10 @@ def message_backward(
             change_rows, shape, size, cols, _work(b, cols), b_wide, table,
             table.shape[2] * size.row_bytes, None, 0, *edge, grads[1], None, None, None,
         )  # fmt: skip
-    return tuple(
+    grads = [
         None if g is None or t is None else g.to(t.dtype) for g, t in zip(grads, given, strict=True)
-    )
+    ]
+    return (*grads, sums) if total else tuple(grads)
 
 
 def _by_rows(
@@ -188,24 +193,30 @@ def _by_rows(
     edge: tuple[Any, ...],
     grads: list[Tensor | None],
 ) -> None:
-    """The walk over rows; the projection's gradient in one sum per chunk of rows, then in order."""
+    """The walk over rows.
+
+    The projection's gradient and the total are summed per chunk of rows, and then in order: a part
+    holds the first [F, H, D] and the second [H, D] behind it, as far as they are wanted.
+    """
     a, b, pulls = nodes
-    grad_a, _, grad_weight, grad_attr, grad_proj = grads
+    grad_a, _, grad_weight, grad_attr, grad_proj, sums = grads
     same = pulls.stride()[:2] == (0, 0)
     pulls = pulls[:1, :1].contiguous() if same else pulls.contiguous()
     pulls_row = 0 if same else shape.terms * size.row_bytes
     given = a, b, size.row_bytes, pulls, pulls_row, *edge, grad_a, grad_weight, grad_attr
-    if grad_proj is None:
+    if grad_proj is None and sums is None:
         run_rows(change_rows, shape, size, rows, work, *given, None)
         return
-    heads, width, features = grad_proj.shape
-    chunks = rows.plan[0].shape[0] - 1
-    parts = grad_proj.new_zeros((chunks, features, heads, width))
+    planes = edge[2] + (sums is not None)
+    parts = a.new_zeros((rows.plan[0].shape[0] - 1, planes, *a.shape[2:]))
     run_rows(change_rows, shape, size, rows, work, *given, parts=parts)
-    total = torch.zeros_like(parts[0])
+    found = torch.zeros_like(parts[0])
     for part in parts:
-        total += part
-    grad_proj.copy_(total.permute(1, 2, 0))
+        found += part
+    if grad_proj is not None:
+        grad_proj.copy_(found[: edge[2]].permute(1, 2, 0))
+    if sums is not None:
+        sums.copy_(found[-1])
 
 
 def _features(
@@ -227,6 +238,7 @@ def _message_shape(
     edge_bits: int,
     by_rows: bool = False,
     feature_needs: tuple[bool, bool] = (False, False),
+    total: bool = False,
 ) -> Reduction:
     """``shape`` with what it has to know about messages; one without use for it forgets a slope."""
     return replace(
@@ -237,6 +249,7 @@ def _message_shape(
         edge_bits=edge_bits if featured or shape.weighted else 0,
         by_rows=by_rows,
         feature_needs=feature_needs,
+        total=total,
     )
 
 

@@ -35,7 +35,7 @@ class Reduction(Shape):
     Of non-linear messages alone (message.py): ``activation`` and the slope of a leaky one;
     ``featured``: whether edges have features; ``by_rows``: whether a backward kernel walks the
     rows, which own the terms of the gradient; ``feature_needs``: whether it makes the gradients
-    of the edge features and of their projection.
+    of the edge features and of their projection; ``total``: whether it also sums the messages.
     """
 
     reduce: tuple[str, ...]
@@ -51,6 +51,7 @@ class Reduction(Shape):
     featured: bool = False
     by_rows: bool = False
     feature_needs: tuple[bool, bool] = (False, False)
+    total: bool = False
 
     @property
     def full(self) -> Row:

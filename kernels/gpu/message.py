@@ -61,11 +61,12 @@ def message_backward(
     slope: float,
     reduce: tuple[str, ...],
     needs: tuple[bool, ...],
+    total: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of (a, b, weight, edge_attr, edge_proj); meaning as in kernels/reference.
 
     Allocates them, partial sums of hubs, one row of a beside its terms, and for the projection one
-    row per feature at a time: its gradient takes a pass for each.
+    row per feature at a time: its gradient takes a pass for each. The total takes one as well.
     """
     high = accumulator(a.dtype)
     given = a, b, weight, edge_attr, edge_proj
@@ -77,7 +78,7 @@ def message_backward(
         for t, need in zip(given, needs, strict=True)
     ]
     if a.numel() == 0 or b.numel() == 0:
-        return tuple(grads)
+        return (*grads, a.new_zeros(a.shape[2:], dtype=high)) if total else tuple(grads)
     wide = [None if t is None else t.to(high) for t in (grads[2], grads[3])]
     bent = _bent(edge_attr, edge_proj, activation, slope, high)
     pulls = pulls.to(high).contiguous()
@@ -93,9 +94,14 @@ def message_backward(
             _change(a, b, pulls, weight, bent, rows, reduce, Gradients(part), f)
             grads[4][..., f] = part.sum((0, 1))
     found = [grads[0], grads[1], *wide, grads[4]]
-    return tuple(
+    grads = [
         g if g is None or t is None else g.to(t.dtype) for g, t in zip(found, given, strict=True)
-    )
+    ]
+    if not total:
+        return tuple(grads)
+    options = {"activation": activation, "slope": slope, "reduce": ("sum",)}
+    sums, _ = message_forward(*given, rows, **options)
+    return *grads, sums[0].to(high).sum((0, 1))
 
 
 def _change(

@@ -67,10 +67,12 @@ def message_backward(
     slope: float,
     reduce: tuple[str, ...],
     needs: tuple[bool, ...],
+    total: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of (a, b, weight, edge_attr, edge_proj) from the ``message_pulls`` of the rows.
 
-    ``needs``: which of them are wanted; the others are None.
+    ``needs``: which of them are wanted; the others are None. With ``total`` the sum of all
+    messages, [H, D], comes sixth: it is the gradient of what multiplies phi in every edge's weight.
     """
     edges, high = edge_list(rows), accumulate_dtype(a)
     with torch.enable_grad():
@@ -90,11 +92,12 @@ def message_backward(
         per_edge = per_edge if weight.shape[0] > 1 else per_edge.sum(0, keepdim=True)
         found[2] = per_edge.to(weight.dtype)
     if edge_attr is not None and edge_proj is not None:
-        attr, total = edge_attr.to(high)[edges.id], change.sum(0)
-        per_edge = torch.einsum("ehd,hdf->ef", total, edge_proj.to(high))[edges.id.argsort()]
+        attr, changes = edge_attr.to(high)[edges.id], change.sum(0)
+        per_edge = torch.einsum("ehd,hdf->ef", changes, edge_proj.to(high))[edges.id.argsort()]
         found[3] = per_edge.to(edge_attr.dtype)
-        found[4] = torch.einsum("ehd,ef->hdf", total, attr).to(edge_proj.dtype)
-    return tuple(g if need else None for g, need in zip(found, needs, strict=True))
+        found[4] = torch.einsum("ehd,ef->hdf", changes, attr).to(edge_proj.dtype)
+    found = [g if need else None for g, need in zip(found, needs, strict=True)]
+    return (*found, message.sum((0, 1))) if total else tuple(found)
 
 
 def additive_scores(
