@@ -2,17 +2,15 @@
 
 import warnings
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphattn.graph import CSRGraph, as_graph
+from graphattn.graph.kept import once_per_graph
 from graphattn.models.inputs import check_pe, check_pool
 from graphattn.nn.blocks import check_heads, make_norm, mean_pool, reset
-
-_adjacencies: WeakKeyDictionary[CSRGraph, dict[Any, Tensor]] = WeakKeyDictionary()
 
 
 class _TunedGNN(nn.Module):
@@ -145,7 +143,7 @@ class GCN(_TunedGNN):
 
     def adjacency(self, graph: CSRGraph, dtype: torch.dtype) -> Tensor:
         """Normalised sparse adjacency with one self-loop per node, [N, N]."""
-        return _cached(graph, "gcn", dtype, _normalised)
+        return once_per_graph(graph, "gcn", dtype, _normalised)
 
 
 class SAGE(_TunedGNN):
@@ -164,7 +162,7 @@ class SAGE(_TunedGNN):
 
     def adjacency(self, graph: CSRGraph, dtype: torch.dtype) -> Tensor:
         """Sparse adjacency of ones, [N, N]."""
-        return _cached(graph, "sage", dtype, _ones)
+        return once_per_graph(graph, "sage", dtype, _ones)
 
 
 class GAT(_TunedGNN):
@@ -186,16 +184,7 @@ class GAT(_TunedGNN):
 
     def adjacency(self, graph: CSRGraph, dtype: torch.dtype) -> Tensor:
         """``edge_index`` [2, E]: gathering is all that PyG's GAT can do."""
-        return _cached(graph, "gat", torch.int64, lambda g, _: g.edge_index())
-
-
-def _cached(graph: CSRGraph, kind: str, dtype: torch.dtype, build: Any) -> Tensor:
-    """What ``build(graph, dtype)`` returns, computed once per graph and forgotten with it."""
-    known = _adjacencies.setdefault(graph, {})
-    if (kind, dtype) not in known:
-        with torch.inference_mode(False):  # an inference tensor could not serve training later
-            known[kind, dtype] = build(graph, dtype)
-    return known[kind, dtype]
+        return once_per_graph(graph, "gat", torch.int64, lambda g, _: g.edge_index())
 
 
 def _ones(graph: CSRGraph, dtype: torch.dtype) -> Tensor:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphattn.graph import CSRGraph, as_graph
+from graphattn.graph.kept import once_per_graph
 from graphattn.kernels.reference.message import ACTIVATIONS
 from graphattn.nn.blocks import check_nodes, reset
 from graphattn.ops import aggregate, message_aggregate
@@ -108,14 +109,19 @@ class SINCConv(nn.Module):
         options: dict[str, Any] = {"heads": False, "impl": self.impl}
         if self.context != "sym":
             return cast(Tensor, aggregate(x, graph, reduce=str(self.context), **options))
-        return cast(Tensor, aggregate(x, graph, _root_weights(graph, x.dtype), **options))
+        return cast(
+            Tensor,
+            aggregate(
+                x, graph, once_per_graph(graph, "root degrees", x.dtype, _root_weights), **options
+            ),
+        )
 
     def _reduce(self, own: Tensor, near: Tensor, graph: CSRGraph) -> Tensor:
         options: dict[str, Any] = {"activation": self.activation, "slope": self.slope}
         options |= {"heads": False, "impl": self.impl}
         if self.aggr != "sym":
             return cast(Tensor, message_aggregate(own, near, graph, reduce=self.aggr, **options))
-        weight = _root_weights(graph, own.dtype)
+        weight = _weights(graph, own.dtype)
         return cast(Tensor, message_aggregate(own, near, graph, weight, **options))
 
     def _largest(self, own: Tensor, near: Tensor, graph: CSRGraph) -> Tensor:
@@ -130,6 +136,10 @@ class SINCConv(nn.Module):
         sizes = f"{self.lin_query.in_features}, {self.lin_query.out_features}"
         options = f"aggr={self.aggr!r}, context={self.context!r}"
         return f"{type(self).__name__}({sizes}, {self.lin_out.out_features}, {options})"
+
+
+def _weights(graph: CSRGraph, dtype: torch.dtype) -> Tensor:
+    return once_per_graph(graph, "root degrees", dtype, _root_weights)
 
 
 def _root_weights(graph: CSRGraph, dtype: torch.dtype) -> Tensor:

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphattn.graph import CSRGraph
-from graphattn.models import GAT, GCN, SAGE, baselines
+from graphattn.graph import CSRGraph, kept
+from graphattn.models import GAT, GCN, SAGE
 
 N, F_IN, D, OUT = 13, 5, 8, 3
 pyg = pytest.importorskip("torch_geometric.nn")
@@ -77,16 +77,16 @@ def test_self_loops_are_asked_for_and_not_doubled(cls: type) -> None:
 
 def test_adjacency_is_kept_with_the_graph_and_goes_with_it() -> None:
     gc.collect()
-    before = len(baselines._adjacencies)
+    before = len(kept._kept)
     graph = CSRGraph.from_edge_index(edges(), N)
     model = GCN(F_IN, D, OUT, 2)
     first = model.adjacency(graph, torch.float32)
     assert model.adjacency(graph, torch.float32) is first
     assert model.adjacency(graph, torch.float64).dtype == torch.float64
-    assert len(baselines._adjacencies) == before + 1
+    assert len(kept._kept) == before + 1
     del graph
     gc.collect()
-    assert len(baselines._adjacencies) == before
+    assert len(kept._kept) == before
 
 
 @pytest.mark.parametrize("cls", [GCN, SAGE, GAT])
