@@ -64,8 +64,28 @@ def check_heads(channels: int, heads: int) -> None:
         )
 
 
-def check_nodes(x: Tensor) -> None:
-    """Raise unless ``x`` is a tensor of node features ``[N, F]``."""
+def check_dropout(dropout: float, name: str = "dropout") -> None:
+    """Raise unless ``dropout`` is a probability below 1."""
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"{name} must lie in [0, 1), got {dropout}")
+
+
+def check_features(x: Tensor, channels: int) -> None:
+    """Raise unless ``x`` holds features ``[..., channels]`` that a linear map can take."""
+    if x.shape[-1] != channels:
+        raise ValueError(
+            f"x must have {channels} features per node, as the layer was made for, got "
+            f"{list(x.shape)}; make the layer with {x.shape[-1]} or map x with a linear layer"
+        )
+    if not x.is_floating_point():
+        raise TypeError(
+            f"x must be floating point, got {x.dtype}; pass x.float(), or embed categories with "
+            "nn.Embedding"
+        )
+
+
+def check_nodes(x: Tensor, channels: int | None = None) -> None:
+    """Raise unless ``x`` is a tensor of node features ``[N, F]``, F of ``channels`` if given."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor of node features [N, F], got {type(x).__name__}")
     if x.dim() != 2:
@@ -73,6 +93,8 @@ def check_nodes(x: Tensor) -> None:
             f"x must be node features [N, F], got {list(x.shape)}; join several graphs to one "
             "with disjoint nodes (PyG: Batch), and give a single feature as x.unsqueeze(1)"
         )
+    if channels is not None:
+        check_features(x, channels)
 
 
 def reset(module: nn.Module) -> None:

@@ -53,6 +53,8 @@ class GINAttention(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
+        if mlp_ratio < 0.0:
+            raise ValueError(f"mlp_ratio must be at least 0 (no MLP), got {mlp_ratio}")
         self.channels, self.heads = channels, heads
         self.first_eps = eps
         self.weights = HeadWeights(channels, heads, transform=transform, **options)

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from graphattn.graph import CSRGraph, as_graph
 from graphattn.nn.adjacency import AdjacencyTransform
-from graphattn.nn.blocks import check_heads, reset
+from graphattn.nn.blocks import check_dropout, check_features, check_heads, reset
 from graphattn.nn.sequences import causal_part, rotate, sequence_graph
 from graphattn.ops import attention_weights, edge_scores
 
@@ -25,6 +25,7 @@ class HeadMLP(nn.Module):
         self, heads: int, width: int, hidden: int, out: int, dropout: float = 0.0, norm: bool = True
     ) -> None:
         super().__init__()
+        check_dropout(dropout, "mlp_dropout")
         self.dropout = dropout
         self.weight1 = nn.Parameter(torch.empty(heads, width, hidden))
         self.bias1 = nn.Parameter(torch.empty(heads, hidden))
@@ -92,7 +93,9 @@ class HeadWeights(nn.Module):
     ) -> None:
         super().__init__()
         check_heads(channels, heads)
+        check_dropout(dropout)
         self._check(channels // heads, normaliser, temperature, differential, rotary)
+        self.channels = channels
         self.heads, self.normaliser, self.dropout = heads, normaliser, dropout
         self.temperature, self.is_causal, self.rotary = temperature, is_causal, rotary
         self.impl = impl
@@ -139,6 +142,7 @@ class HeadWeights(nn.Module):
         if not isinstance(x, Tensor) or x.dim() < 2:
             came = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"x must be features [..., N, D], got {came}")
+        check_features(x, self.channels)
         if graph is None:
             return sequence_graph(x.shape[-2], self.is_causal, x.device)
         graph = as_graph(graph, x.shape[-2])

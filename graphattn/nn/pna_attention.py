@@ -1,5 +1,6 @@
 """PNAAttention: several reductions of an attention-weighted neighbourhood, then an MLP per head."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -17,6 +18,11 @@ SCALERS = ("identity", "amplification", "attenuation")
 VARIANTS = ("pna", "pna-lm")
 # Far below every value, and finite, so that its products with 0 are 0.
 _NOWHERE = -1e30
+
+
+def _entries(x: Tensor, inner: int) -> Tensor:
+    """All dimensions but the last ``inner`` as one, also where there is nothing to count."""
+    return x.reshape(math.prod(x.shape[:-inner]), *x.shape[-inner:])
 
 
 class PNAAttention(nn.Module):
@@ -71,8 +77,9 @@ class PNAAttention(nn.Module):
         super().__init__()
         if variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
-        if not scalers or set(scalers) - set(SCALERS):
-            raise ValueError(f"scalers must be some of {', '.join(SCALERS)}, got {list(scalers)}")
+        if isinstance(scalers, str) or not scalers or set(scalers) - set(SCALERS):
+            came = repr(scalers) if isinstance(scalers, str) else list(scalers)
+            raise ValueError(f"scalers must be a sequence of {', '.join(SCALERS)}, got {came}")
         if not delta > 0.0:
             raise ValueError(f"delta must be positive, got {delta}")
         self.channels, self.heads, self.variant = channels, heads, variant
@@ -132,11 +139,13 @@ class PNAAttention(nn.Module):
         if self.weights.is_plain and not (self.training and self.weights.dropout):
             return aggregate(value, graph, reduce="max", heads=True, impl=impl)
         # An edge feature per head pushes what does not count out of reach.
+        # That is beyond float16, whose numbers are widened here as the kernels widen them.
+        kind = torch.float32 if value.dtype == torch.float16 else value.dtype
         heads, width = value.shape[-2:]
-        proj = torch.eye(heads, dtype=value.dtype, device=value.device)
+        proj = torch.eye(heads, dtype=kind, device=value.device)
         proj = proj[:, None, :].expand(heads, width, heads)
-        shift = torch.where(weight.detach() > 0.0, 0.0, _NOWHERE).to(value.dtype)
-        flat, shifts = value.reshape(-1, *value.shape[-3:]), shift.reshape(-1, *shift.shape[-2:])
+        shift = torch.where(weight.detach() > 0.0, 0.0, _NOWHERE).to(kind)
+        flat, shifts = _entries(value.to(kind), 3), _entries(shift, 2)
         nothing = torch.zeros_like(flat[0])
         best = torch.stack(
             [
@@ -147,14 +156,14 @@ class PNAAttention(nn.Module):
                 for one, by in zip(flat, shifts, strict=True)
             ]
         ).view_as(value)  # fmt: skip
-        return torch.where(best < 0.5 * _NOWHERE, 0.0, best)
+        return torch.where(best < 0.5 * _NOWHERE, 0.0, best).to(value.dtype)
 
     def _pick(self, value: Tensor, norm: Tensor, allowed: Tensor, graph: CSRGraph) -> Tensor:
         """The neighbour of largest ``norm`` among those allowed; the node itself without any."""
         impl = self.weights.impl
         scores = torch.where(allowed, norm.to(torch.float32), -torch.inf)
-        flat = scores.reshape(-1, *scores.shape[-2:])
-        bits = top_m_bits(flat, graph, 1, resolve(impl, value.device)).view(*scores.shape[:-1], -1)
+        bits = top_m_bits(_entries(scores, 2), graph, 1, resolve(impl, value.device))
+        bits = bits.view(*scores.shape[:-1], bits.shape[-1])
         head = torch.arange(self.heads, device=value.device)
         chosen = ((bits[..., head // 32] >> (head % 32)) & 1) != 0
         chosen = (chosen & allowed).to(value.dtype)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from graphattn.graph import CSRGraph, as_graph
 from graphattn.graph.kept import once_per_graph
 from graphattn.kernels.reference.message import ACTIVATIONS
-from graphattn.nn.blocks import check_nodes, reset
+from graphattn.nn.blocks import check_dropout, check_nodes, reset
 from graphattn.ops import aggregate, message_aggregate
 
 REDUCTIONS = ("sum", "mean", "sym", "max")
@@ -71,6 +71,7 @@ class SINCConv(nn.Module):
                 raise ValueError(
                     f"{name} must be one of {', '.join(map(str, known))}, got {value!r}"
                 )
+        check_dropout(dropout)
         self.activation, self.slope = activation, slope
         self.aggr, self.context, self.dropout, self.impl = aggr, context, dropout, impl
         self.lin_query = nn.Linear(in_channels, hidden_channels)
@@ -94,7 +95,7 @@ class SINCConv(nn.Module):
         Returns:
             ``[N, out_channels]``.
         """
-        check_nodes(x)
+        check_nodes(x, self.lin_query.in_features)
         graph = as_graph(edge_index, x.shape[0])
         own = F.dropout(self.lin_query(x), self.dropout, self.training)
         near = F.dropout(self.lin_key(x), self.dropout, self.training)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphattn.graph import CSRGraph
-from graphattn.nn.blocks import reset
+from graphattn.nn.blocks import check_dropout, check_features, reset
 from graphattn.ops import aggregate
 
 COMBINE = ("sum", "mean", "max", "mlp")
@@ -26,8 +26,10 @@ class SparseGINAdapter(nn.Module):
         \mathrm{out} \leftarrow \mathrm{out} +
         \lambda\, \mathrm{RMSNorm}(P_{out}\, \mathrm{drop}(\mathrm{prelu}(x')))
 
-    h is the layer's input plus its output, as the residual of a transformer makes it. Row i gathers
-    from the positions j that i attends to; an edge survives where the summed attention exceeds
+    h is the layer's input plus its output, as the residual of a transformer makes it: in blocks
+    that normalise first, the input of attention is the normalised one, so wrap a module that holds
+    the norm as well (examples/07_sparse_gin_adapter.py). Row i gathers from the positions j that i
+    attends to; an edge survives where the summed attention exceeds
     :math:`\theta + \ln(\mathrm{cut} / (1 - \mathrm{cut})) / a`, 0.1405 at the defaults. The
     published code turns the edges round and so keeps the diagonal alone: ``self_only`` is that.
     The choice of edges has no gradient; the surviving weights have. With ``scale=0`` the output is
@@ -81,6 +83,12 @@ class SparseGINAdapter(nn.Module):
     ) -> None:
         super().__init__()
         _check(threshold, steepness, cut, combine, self_only, remove_self)
+        check_dropout(dropout)
+        if isinstance(layer, nn.MultiheadAttention) and not layer.batch_first:
+            raise ValueError(
+                "expected nn.MultiheadAttention(batch_first=True), got batch_first=False; make it "
+                "anew and load its state dict, which is the same"
+            )
         self.layer = layer
         if layer is not None:
             layer.requires_grad_(False)
@@ -97,6 +105,21 @@ class SparseGINAdapter(nn.Module):
         self.lin_out = nn.Linear(hidden, channels)
         self.norm = nn.RMSNorm(channels)
         self.eps, self.scale = nn.Parameter(torch.tensor(eps)), nn.Parameter(torch.tensor(scale))
+
+    def __getattr__(self, name: str) -> Any:
+        """What the adapter lacks, the layer has: blocks read its ``batch_first`` and the like."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            layer = self._modules.get("layer")
+            if layer is None:
+                raise
+            return getattr(layer, name)
+
+    @property
+    def _qkv_same_embed_dim(self) -> bool:
+        # torch's encoder layers ask before they run fused code that would pass by the adapter.
+        return False
 
     def reset_parameters(self) -> None:
         """Draw new initial values for the adapter; the frozen layer stays."""
@@ -126,6 +149,13 @@ class SparseGINAdapter(nn.Module):
         """What is added to the output: h ``[B, T, D]``, attention ``[B, (H,) T, T]``."""
         if attention.dim() == 3:
             attention = attention.unsqueeze(1)
+        check_features(h, self.lin_in.in_features)
+        wanted = (h.shape[0], h.shape[1], h.shape[1])
+        if h.dim() != 3 or (attention.shape[0], *attention.shape[2:]) != wanted:
+            raise ValueError(
+                "expected h [B, T, D] and attention [B, T, T] or [B, H, T, T] of the same B and T, "
+                f"got {list(h.shape)} and {list(attention.shape)}"
+            )
         graph, weight = self.edges(attention)
         x = self.lin_in(h).flatten(0, 1)
         total = aggregate(x, graph, weight.to(x.dtype) if self.weighted else None, heads=False)
@@ -161,8 +191,14 @@ class SparseGINAdapter(nn.Module):
         if self.combine == "max":
             return attention.amax(1)
         if self.combine == "mlp":
+            if attention.shape[1] != self.mix[0].in_features:
+                raise ValueError(
+                    f"expected attention of {self.mix[0].in_features} heads, got "
+                    f"{attention.shape[1]}; make the adapter with heads={attention.shape[1]}"
+                )
             mixed: Tensor = self.mix(attention.movedim(1, -1).to(self.eps.dtype))
-            return mixed.squeeze(-1).sigmoid()
+            # The MLP has its own idea of 0; pairs that do not attend are no edges all the same.
+            return mixed.squeeze(-1).sigmoid() * (attention.amax(1) > 0.0)
         return attention.sum(1).clamp(max=1.0)
 
 

@@ -91,7 +91,7 @@ class TopMAttention(nn.Module):
         Returns:
             ``[N, D]``. Without nodes nothing is chosen.
         """
-        check_nodes(x)
+        check_nodes(x, self.channels)
         with torch.no_grad():
             scores = torch.cat([self.scores(x[rows]) for rows in _blocks(x)])
         chosen, owner = self.choose(scores, batch)
@@ -158,7 +158,7 @@ class TopMAttention(nn.Module):
         found: Tensor = self.block(tokens, owner)
         if owner is None or batch is None:
             return found.mean(0, keepdim=True).expand(count, -1)
-        means = mean_pool(found, owner, int(batch.max()) + 1)
+        means = mean_pool(found, owner, _graphs_of(batch))
         return means[batch]
 
     def __repr__(self) -> str:
@@ -206,11 +206,20 @@ def _blocks(x: Tensor) -> list[slice]:
     return [slice(first, first + step) for first in range(0, max(count, 1), step)]
 
 
+def _graphs_of(batch: Tensor) -> int:
+    """Number of graphs that nodes belong to; 0 without nodes."""
+    return int(batch.max()) + 1 if batch.numel() > 0 else 0
+
+
 def _largest(scores: Tensor, m: int) -> Tensor:
-    """Indices of the m largest, ties by lower index, ascending; linear in their number."""
+    """Indices of the m largest, ties by lower index, ascending; linear in their number.
+
+    NaN counts as the largest, as sorting has it, so that it shows in the result.
+    """
     count = scores.shape[0]
     if m >= count:
         return torch.arange(count, device=scores.device)
+    scores = scores.nan_to_num(nan=torch.inf)
     least = scores.topk(m).values[-1]
     above = scores > least
     level = (scores == least).cumsum(0) * (scores == least)
@@ -221,7 +230,7 @@ def _largest(scores: Tensor, m: int) -> Tensor:
 def _own_tokens(owner: Tensor, batch: Tensor) -> CSRGraph:
     """Rows: nodes of graphs ``batch``; columns: tokens of graphs ``owner``, those of its graph."""
     order = owner.argsort(stable=True)
-    sizes = torch.bincount(owner, minlength=int(batch.max()) + 1)
+    sizes = torch.bincount(owner, minlength=_graphs_of(batch))
     first = sizes.cumsum(0) - sizes
     counts = sizes[batch]
     indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])

@@ -137,8 +137,7 @@ def test_gin_equals_dense(kind: str) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {},
-        {"transform": "relu"},
+        *({"transform": kind} for kind in TRANSFORMS),
         {"transform": "relu", "variant": "pna-lm"},
         {"transform": "relu", "normaliser": "relu", "scalers": ga.nn.pna_attention.SCALERS},
         {"transform": "silu", "differential": True},
@@ -147,9 +146,29 @@ def test_gin_equals_dense(kind: str) -> None:
 )
 def test_pna_equals_dense(options: dict[str, Any]) -> None:
     options = dict(options)
-    transform = AdjacencyTransform(options.pop("transform", "none"), threshold=THETA)
+    transform = AdjacencyTransform(options.pop("transform"), threshold=THETA, share=0.5)
     layer = PNAAttention(D, H, transform=transform, **options)
     assert_equals_dense(layer, dense_pna, support())
+
+
+@pytest.mark.parametrize("options", [{"transform": "relu"}, {"dropout": 0.3}], ids=str)
+def test_pna_in_float16_is_that_of_float32(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    layer, x, graph = PNAAttention(D, H, **options), torch.randn(N, D), support()
+    assert torch.isfinite(layer.half()(x.half(), graph)).all()
+    found = layer.eval()(x.half(), graph)
+    torch.testing.assert_close(found.float(), layer.float()(x, graph), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("lead", [(), (3,)], ids=str)
+@pytest.mark.parametrize("transform", ["none", "relu"])
+@pytest.mark.parametrize("variant", ["pna", "pna-lm"])
+def test_pna_without_edges(variant: str, transform: str, lead: tuple[int, ...]) -> None:
+    layer = PNAAttention(D, H, variant=variant, transform=transform)
+    x = torch.randn(*lead, N, D, requires_grad=True)
+    out = layer(x, torch.empty(2, 0, dtype=torch.int64))
+    out.sum().backward()
+    assert out.shape == x.shape and x.grad is not None and torch.isfinite(x.grad).all()
 
 
 def test_gin_without_mlp_is_attention_with_raw_values() -> None:
@@ -199,9 +218,11 @@ def test_hard_transforms_pass_a_gradient_only_when_asked() -> None:
     assert grad < 0
 
 
-def test_weights_are_not_kept_for_backward() -> None:
+@pytest.mark.parametrize("kind", [GINAttention, PNAAttention])
+@pytest.mark.parametrize("options", [{"transform": "silu"}, {"differential": True}], ids=str)
+def test_weights_are_not_kept_for_backward(kind: Any, options: dict[str, Any]) -> None:
     graph, kept = sequence_graph(64, causal=False), []
-    layer, x = GINAttention(D, H, transform="silu"), torch.randn(64, D, requires_grad=True)
+    layer, x = kind(D, H, **options), torch.randn(64, D, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         out = layer(x, graph)
     assert max(t.numel() for t in kept if t.is_floating_point()) < graph.num_edges
@@ -217,6 +238,9 @@ def test_weights_are_not_kept_for_backward() -> None:
         ({"heads": 3}, "multiple of heads"),
         ({"heads": 8, "rotary": True}, "even head width"),
         ({"differential": True, "normaliser": "relu"}, "subtracts softmaxes"),
+        ({"mlp_ratio": -1.0}, "mlp_ratio must be at least 0"),
+        ({"mlp_dropout": 2.0}, r"mlp_dropout must lie in \[0, 1\), got 2.0"),
+        ({"dropout": -0.5}, r"dropout must lie in \[0, 1\), got -0.5"),
     ],
 )
 def test_refusals(options: dict[str, Any], message: str) -> None:
@@ -233,5 +257,15 @@ def test_transform_refusals() -> None:
         AdjacencyTransform("relu", straight_through=True)
     with pytest.raises(ValueError, match="variant must be one of"):
         PNAAttention(D, H, variant="x")
-    with pytest.raises(ValueError, match="scalers must be some of"):
+    with pytest.raises(ValueError, match=r"scalers must be a sequence of .*got \[\]"):
         PNAAttention(D, H, scalers=())
+    with pytest.raises(ValueError, match="scalers must be a sequence of .*got 'identity'"):
+        PNAAttention(D, H, scalers="identity")
+
+
+@pytest.mark.parametrize("kind", [GINAttention, PNAAttention])
+def test_features_that_do_not_fit(kind: Any) -> None:
+    with pytest.raises(ValueError, match=r"x must have 8 features per node.*got \[9, 7\]"):
+        kind(D, H)(torch.randn(N, 7), support())
+    with pytest.raises(TypeError, match=r"floating point, got torch.int64; pass x.float\(\)"):
+        kind(D, H)(torch.ones(N, D, dtype=torch.int64), support())

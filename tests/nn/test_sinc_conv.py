@@ -103,3 +103,7 @@ def test_refusals() -> None:
         SINCConv(IN, HIDDEN, OUT, context="min")
     with pytest.raises(ValueError, match="activation must be one of"):
         SINCConv(IN, HIDDEN, OUT, activation="elu")
+    with pytest.raises(ValueError, match=r"dropout must lie in \[0, 1\), got 2.0"):
+        SINCConv(IN, HIDDEN, OUT, dropout=2.0)
+    with pytest.raises(ValueError, match=f"x must have {IN} features per node"):
+        SINCConv(IN, HIDDEN, OUT)(torch.randn(3, IN + 1), torch.tensor([[0], [1]]))

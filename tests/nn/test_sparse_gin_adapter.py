@@ -123,11 +123,54 @@ def test_wraps_torch_attention_and_refuses_what_returns_no_weights() -> None:
         ({"steepness": 0.0}, "steepness must be positive"),
         ({"combine": "median"}, "combine must be one of"),
         ({"self_only": True, "remove_self": True}, "leave no edge"),
+        ({"dropout": 2.0}, r"dropout must lie in \[0, 1\)"),
     ],
 )
 def test_refusals(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SparseGINAdapter(None, D, **options)
+
+
+def test_what_does_not_fit_together_is_said() -> None:
+    with pytest.raises(ValueError, match=r"expected nn.MultiheadAttention\(batch_first=True\)"):
+        SparseGINAdapter(nn.MultiheadAttention(D, H), D)
+    attention = torch.rand(2, H, T, T)
+    with pytest.raises(ValueError, match="attention of 1 heads, got 2; make the adapter with head"):
+        SparseGINAdapter(None, D, combine="mlp").graft(torch.randn(2, T, D), attention)
+    adapter = SparseGINAdapter(None, D)
+    with pytest.raises(ValueError, match=r"of the same B and T, got \[2, 11, 8\] and \[2, 2, 12"):
+        adapter.graft(torch.randn(2, T - 1, D), attention)
+    with pytest.raises(ValueError, match="x must have 8 features"):
+        adapter.graft(torch.randn(2, T, D + 1), attention)
+
+
+def test_a_mixing_mlp_finds_no_edge_where_nobody_attends() -> None:
+    torch.manual_seed(0)
+    adapter = SparseGINAdapter(None, D, heads=H, combine="mlp", is_causal=False)
+    nn.init.constant_(adapter.mix[2].bias, 5.0)  # every pair would be strong
+    graph, _ = adapter.edges(torch.eye(5).expand(1, H, 5, 5))
+    source, target = graph.edge_index()
+    assert torch.equal(source, target) and graph.num_edges == 5
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_inside_torchs_encoder_no_fused_code_passes_it_by(norm_first: bool, training: bool) -> None:
+    block = nn.TransformerEncoderLayer(
+        D, H, 16, dropout=0.0, batch_first=True, norm_first=norm_first
+    )
+    encoder = nn.TransformerEncoder(block, 2, enable_nested_tensor=False)
+    x = torch.randn(2, T, D)
+    with torch.no_grad():
+        before = encoder.train(training)(x)
+        for layer in encoder.layers:
+            layer.self_attn = SparseGINAdapter(
+                layer.self_attn, D, is_causal=False, scale=0.0, dropout=0.0
+            ).train(training)
+        torch.testing.assert_close(encoder(x), before)
+        for layer in encoder.layers:
+            layer.self_attn.scale.fill_(0.5)
+        assert (encoder(x) - before).abs().max() > 0.1
 
 
 def test_scales_grow_with_depth() -> None:

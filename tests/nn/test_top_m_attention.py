@@ -89,6 +89,22 @@ def test_top_m_as_a_layers_option() -> None:
     torch.testing.assert_close(conv(x, edge_index), want + conv.lin_skip(x))
 
 
+def test_scores_that_are_not_numbers_show_in_the_result() -> None:
+    layer = TopMAttention(D, H, m=3)
+    scores = torch.tensor([0.1, torch.nan, 0.7, torch.nan, torch.nan, torch.nan])
+    assert layer.choose(scores, None)[0].tolist() == [1, 3, 4]
+    assert layer.choose(scores, torch.zeros(6, dtype=torch.int64))[0].tolist() == [1, 3, 4]
+
+
+@pytest.mark.parametrize("form", ["attention", "pooled"])
+def test_no_nodes_and_features_that_do_not_fit(form: str) -> None:
+    layer = TopMAttention(D, H, m=3, form=form)
+    for batch in (None, torch.empty(0, dtype=torch.int64)):
+        assert layer(torch.randn(0, D), batch).shape == (0, D)
+    with pytest.raises(ValueError, match=r"x must have 8 features per node.*got \[17, 7\]"):
+        layer(torch.randn(N, 7))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
