@@ -1,9 +1,17 @@
 """Checks of the arrays that a graph is built from; each message names the remedy."""
 
+from numbers import Integral
+from typing import Any
+
 import torch
 from torch import Tensor
 
 Size = int | tuple[int, int] | None
+
+
+def is_whole(number: Any) -> bool:
+    """Whether it is an integer, of Python or NumPy; True and False are none."""
+    return isinstance(number, (int, Integral)) and not isinstance(number, bool)
 
 
 def check_index_range(index: Tensor, size: int, what: str) -> None:
@@ -27,6 +35,11 @@ def check_edge_index(edge_index: Tensor) -> None:
     """Raise unless ``edge_index`` is an integer tensor of shape [2, E]."""
     if not isinstance(edge_index, Tensor):
         raise TypeError(f"edge_index must be a tensor [2, E], got {type(edge_index).__name__}")
+    if edge_index.dim() == 2 and edge_index.shape[0] == edge_index.shape[1] > 2:
+        raise ValueError(
+            f"edge_index must have shape [2, E], got a matrix {list(edge_index.shape)}; of an "
+            "adjacency A with A[source, target] pass A.nonzero().t()"
+        )
     if edge_index.dtype not in (torch.int64, torch.int32):
         raise TypeError(
             f"edge_index must have dtype int64 or int32, got {edge_index.dtype}; "
@@ -41,15 +54,16 @@ def normal_size(size: Size) -> tuple[int, int] | None:
     """``size`` as (sources, targets), or None; raise ``ValueError`` unless it is one."""
     if size is None:
         return None
-    pair: tuple[int, ...] = (size, size) if isinstance(size, int) else (-1,)
+    pair: tuple[int, ...] = (size, size) if is_whole(size) else (-1,)  # type: ignore[assignment]
     if isinstance(size, list | tuple):
         pair = tuple(size)
-    if len(pair) != 2 or any(not isinstance(n, int) or n < 0 for n in pair):
+    if len(pair) != 2 or any(not is_whole(n) or n < 0 for n in pair):
         raise ValueError(
             "size must be the number of nodes, (num_sources, num_targets) or None, "
             f"as non-negative integers, got {size!r}"
         )
-    return pair[0], pair[1]
+    first, second = (n if isinstance(n, int) else int(n) for n in pair)
+    return first, second
 
 
 def infer_size(edge_index: Tensor, size: Size) -> tuple[int, int]:
@@ -88,6 +102,8 @@ def check_csr(indptr: Tensor, indices: Tensor, edge_perm: Tensor | None) -> None
 
 def _check_edge_perm(edge_perm: Tensor, indices: Tensor) -> None:
     edges = indices.numel()
+    if not isinstance(edge_perm, Tensor):
+        raise TypeError(f"edge_perm must be an int64 tensor [E], got {type(edge_perm).__name__}")
     if edge_perm.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"edge_perm must be an int64 (or int32) tensor, got {edge_perm.dtype}")
     if edge_perm.shape != indices.shape or edge_perm.device != indices.device:

@@ -41,17 +41,26 @@ def as_graph(obj: Any, size: Size = None) -> CSRGraph:
         return _check_size(CSRGraph(indptr, indices, obj.sparse_size(1)), size)
     if type(obj).__module__.partition(".")[0] == "scipy":
         return _check_size(_from_scipy(obj), size)
+    array = hasattr(obj, "__array__") or isinstance(obj, list | tuple)
     raise TypeError(
         "a graph must be an edge_index [2, E], EdgeIndex, torch or scipy sparse adj_t, "
         f"SparseTensor, CSRGraph or GridGraph, got {type(obj).__name__}"
+        + ("; call torch.as_tensor on it" if array else "")
     )
 
 
-def as_pattern(obj: Any, tensor: Any) -> CSRGraph | ProductGraph:
-    """As ``as_graph``, but a grid stays a grid, and comes to where ``tensor`` is."""
-    if not isinstance(obj, ProductGraph):
-        return as_graph(obj)
-    return obj.to(tensor.device) if isinstance(tensor, Tensor) else obj
+def as_pattern(obj: Any, query: Any, key: Any) -> CSRGraph | ProductGraph:
+    """As ``as_graph``, but a grid stays a grid, and comes to where ``query`` is.
+
+    A plain ``edge_index`` has as many nodes as query [..., rows, H, D] and key [..., cols, H, D].
+    """
+    if isinstance(obj, CSRGraph):
+        return obj
+    if isinstance(obj, ProductGraph):
+        return obj.to(query.device) if isinstance(query, Tensor) else obj
+    nodes = all(isinstance(t, Tensor) and t.dim() >= 3 for t in (query, key))
+    plain = isinstance(obj, Tensor) and obj.layout not in _SPARSE
+    return as_graph(obj, (key.shape[-3], query.shape[-3]) if plain and nodes else None)
 
 
 def _from_scipy(matrix: Any) -> CSRGraph:

@@ -6,6 +6,7 @@ from typing import TypeVar
 import torch
 
 from graphattn.graph.axes import BORDERS, Axis
+from graphattn.graph.checks import is_whole
 from graphattn.graph.product import ProductGraph
 
 T = TypeVar("T", int, bool)
@@ -110,7 +111,7 @@ def check_shape(shape: Sequence[int] | int) -> tuple[int, ...]:
         )
     for axis, extent in enumerate(extents):
         _check_count("shape", axis, extent, 1)
-    return extents
+    return tuple(int(extent) for extent in extents)
 
 
 def per_axis(name: str, given: Sequence[int] | int, dims: int, least: int = 1) -> tuple[int, ...]:
@@ -118,7 +119,7 @@ def per_axis(name: str, given: Sequence[int] | int, dims: int, least: int = 1) -
     values = _spread(name, given, dims)
     for axis, value in enumerate(values):
         _check_count(name, axis, value, least)
-    return values
+    return tuple(int(value) for value in values)
 
 
 def _spread(name: str, given: Sequence[T] | T, dims: int) -> tuple[T, ...]:
@@ -132,10 +133,10 @@ def _spread(name: str, given: Sequence[T] | T, dims: int) -> tuple[T, ...]:
 
 
 def _check_count(name: str, axis: int, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not is_whole(value):
         raise TypeError(
             f"{name} of axis {axis} must be a whole number, got {value!r} of type "
-            f"{type(value).__name__}; pass Python ints"
+            f"{type(value).__name__}; pass ints"
         )
     if value < least:
         raise ValueError(f"{name} of axis {axis} must be at least {least}, got {value}")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from graphattn.graph.axes import Axis, bounds
+from graphattn.graph.checks import is_whole
 from graphattn.graph.csr import CSRGraph
 from graphattn.graph.grid import GridGraph, check_shape, per_axis
 from graphattn.graph.product import ProductGraph
@@ -76,7 +77,7 @@ def complete(num_rows: int, num_cols: int | None = None) -> ProductGraph:
     """Every one of ``num_rows`` queries attends to all ``num_cols`` keys; no edge is stored."""
     cols = num_rows if num_cols is None else num_cols
     for name, count in (("num_rows", num_rows), ("num_cols", cols)):
-        if not isinstance(count, int) or count < 1:
+        if not is_whole(count) or count < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {count!r}")
     return ProductGraph((Axis(num_rows, cols, rule="all"),))
 
@@ -90,13 +91,18 @@ def shared(build: Callable[..., P], *arguments: Any) -> P:
         hash(arguments)
     except TypeError:
         return build(*arguments)  # which says what is wrong with an array
-    made: P = _known(build, *arguments)
+    made: P = _known(build, arguments, _kinds(arguments))
     return made
 
 
 @lru_cache(maxsize=256)
-def _known(build: Callable[..., P], *arguments: Any) -> P:
+def _known(build: Callable[..., P], arguments: tuple[Any, ...], kinds: Any) -> P:
     return build(*arguments)
+
+
+def _kinds(value: Any) -> Any:
+    """Types of what is in a tuple: 3, 3.0 and True are equal, but not all of them are windows."""
+    return tuple(map(_kinds, value)) if isinstance(value, tuple) else type(value)
 
 
 class TileStats(NamedTuple):

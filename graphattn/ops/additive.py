@@ -10,7 +10,7 @@ from graphattn.kernels.reference import message as reference
 from graphattn.ops._dispatch import resolve
 from graphattn.ops.additive_op import attend_additively, attend_by_reference
 from graphattn.ops.additive_scores_op import score_edges
-from graphattn.ops.checks import check_normaliser, check_qkv, check_same_dtype
+from graphattn.ops.checks import check_normaliser, check_qkv, check_same_dtype, check_weights
 from graphattn.ops.fused import check_reverse_mode, flat, may_train
 from graphattn.ops.inputs import autocast, fold_batch, unfold_batch
 from graphattn.ops.message_aggregate import check_activation, check_edge_features
@@ -139,9 +139,7 @@ def _prepare(
     query, key, *rest = autocast(*nodes)
     check_same_dtype(query, key, *rest)
     form = query.shape[-2:]
-    if not isinstance(att, Tensor) or att.shape != form:
-        came = list(att.shape) if isinstance(att, Tensor) else type(att).__name__
-        raise ValueError(f"att must have shape [H, D] = {list(form)}, got {came}")
+    check_weights("att", att, "[H, D]", tuple(form), graph)
     attr, proj = check_edge_features(edge_attr, edge_proj, graph, form)
     heads, lead = query.shape[-2], query.shape[:-3]
     folded = [fold_batch(t, heads) for t in (query, key, *rest)]

@@ -87,7 +87,8 @@ def attention(
         bias: Added to the logits, ``[E]``, ``[E, H]`` or a :class:`TableBias`; ``-inf`` masks an
             edge.
         gate: Per-channel factor inside the dot product, ``[E, H, Dk]`` (Dwivedi-Bresson).
-        edge_attr: Edge features ``[E, F]``, added to key and value after ``edge_proj``.
+        edge_attr: Edge features ``[E, F]``, added to key and value after ``edge_proj``; not
+            together with a gate, which can hold them itself.
         edge_proj: Projection ``P`` of the edge features, ``[H, D, F]``; needs ``Dk == Dv``.
         clamp: Limit ``c`` of the scaled dot product to ``[-c, c]``; the gradient outside is 0.
         eps: Added to the denominator; counts in the LSE.
@@ -112,8 +113,9 @@ def attention(
         TypeError: a dtype is not floating point, or dtypes differ.
         BackendUnavailable: ``impl`` cannot run here.
 
-    Memory O(N H D + E): beyond inputs and outputs, only the LSE is kept for backward; no tensor
-    of size E x D is made, except copies of half-precision edge tensors, which the CPU reads in
+    Memory O(N H D + E): beyond inputs and outputs, only the LSE is kept for backward; key and
+    value of fewer heads are spread to H heads, and kept so. No tensor of size E x D is made, except
+    copies of half-precision edge tensors, which the CPU reads in
     float32. Over a grid neighbours are computed, so there is no term in E either, except in the
     reference, under ``top_m``, and on the GPU with dropout or any option of the score but relative
     positions, with ``border="wrap"``, in float64 or for heads beyond 256 bytes: there a grid's
@@ -123,7 +125,7 @@ def attention(
     (Rabe and Staats, 2021; Dao et al., 2022). ``torch.vmap`` maps query, key and value;
     forward-mode differentiation and other ``torch.func`` transforms need ``impl="reference"``.
     """
-    graph = as_pattern(graph, query)
+    graph = as_pattern(graph, query, key)
     check_normaliser(eps, dropout_p, top_m)
     options = (bias, gate, edge_attr, edge_proj, clamp, null_logit, top_m)
     if not (any(o is not None for o in options) or eps or dropout_p or return_gated):
@@ -137,7 +139,7 @@ def attention(
         edge_proj=edge_proj, clamp=clamp, impl=impl, return_gated=return_gated,
     )  # fmt: skip
     if top_m is not None:
-        inputs = inputs.scored(mask=_strongest(inputs, top_m))
+        inputs = inputs.scored(mask=_strongest(inputs, int(top_m)))
     if dropout_p > 0.0:
         inputs = inputs.scored(dropout_p=float(dropout_p), streams=_streams(inputs.query))
     out, lse, edge_out, gated, _ = run(inputs, return_gated)

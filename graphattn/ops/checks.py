@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from graphattn.graph import Graph, ProductGraph
+from graphattn.graph.checks import is_whole
 
 NUMBERS = (Real, torch.SymFloat, torch.SymInt)
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -42,15 +43,19 @@ def _check_sizes(query: Tensor, key: Tensor, value: Tensor, graph: Graph) -> Non
         remedy = (
             f"flatten the axes {list(graph.shape)} of a grid into one: [..., nodes, heads, width]"
             if isinstance(graph, ProductGraph)
-            else "a bipartite graph needs size=(num_sources, num_targets)"
+            else "ga.as_graph(edge_index, size) takes the number of nodes, or (num_sources, "
+            "num_targets)"
         )
+        if query.dim() > 3 and query.shape[-2] == graph.num_rows:
+            remedy = "heads come after nodes: call transpose(-3, -2) on query, key and value"
         raise ValueError(
             f"query has {query.shape[-3]} nodes but the graph has {graph.num_rows} rows; {remedy}"
         )
     for name, tensor in (("key", key), ("value", value)):
         if tensor.shape[-3] != graph.num_cols:
             raise ValueError(
-                f"{name} has {tensor.shape[-3]} nodes but the graph has {graph.num_cols} columns"
+                f"{name} has {tensor.shape[-3]} nodes but the graph has {graph.num_cols} columns; "
+                "ga.as_graph(edge_index, (num_sources, num_targets)) says how many there are"
             )
         if tensor.shape[:-3] != query.shape[:-3]:
             raise ValueError(
@@ -94,6 +99,34 @@ def check_edge_tensor(name: str, tensor: Tensor, graph: Graph, *shapes: tuple[in
         )
 
 
+def check_weights(
+    name: str, tensor: Tensor, axes: str, shape: tuple[int, ...], graph: Graph
+) -> None:
+    """Check a learned tensor that all edges share: its type, shape (of named axes) and device."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor {axes}, got {type(tensor).__name__}")
+    if tensor.dtype not in FLOATS:
+        raise TypeError(f"{name} must be a floating point tensor, got {tensor.dtype}")
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} must have shape {axes} = {list(shape)}, got {list(tensor.shape)}")
+    if tensor.device != graph.device:
+        raise ValueError(
+            f"{name} is on {tensor.device} but the graph is on {graph.device}; "
+            f"call {name}.to('{graph.device}')"
+        )
+
+
+def check_edge_attr(edge_attr: Tensor, graph: Graph) -> None:
+    """Check edge features [E, F]."""
+    if not isinstance(edge_attr, Tensor):
+        raise TypeError(f"edge_attr must be a tensor [E, F], got {type(edge_attr).__name__}")
+    if edge_attr.dim() != 2 or edge_attr.shape[1] == 0:
+        raise ValueError(
+            f"edge_attr must have shape [E, F] with F >= 1, got {list(edge_attr.shape)}"
+        )
+    check_edge_tensor("edge_attr", edge_attr, graph, (graph.num_edges, edge_attr.shape[1]))
+
+
 def check_same_dtype(query: Tensor, *others: Tensor) -> None:
     """Check that query, key and value share a dtype (after autocast)."""
     for name, tensor in zip(("key", "value"), others, strict=False):
@@ -133,7 +166,7 @@ def check_normaliser(eps: float, dropout_p: float, top_m: int | None) -> None:
         raise ValueError(f"dropout_p must lie in [0, 1), got {dropout_p}")
     if not eps >= 0.0:
         raise ValueError(f"eps must not be negative, got {eps}")
-    if top_m is not None and (type(top_m) is not int or top_m < 1):
+    if top_m is not None and (not is_whole(top_m) or top_m < 1):
         raise ValueError(f"top_m must be a whole number of at least 1 or None, got {top_m!r}")
 
 
@@ -149,7 +182,14 @@ def _check_is_number(name: str, number: float | None) -> None:
 def check_null_logit(null_logit: Tensor | float, lse: Tensor) -> None:
     """Check that ``null_logit`` is a scalar, [H] or [rows, H]; lse [..., rows, H]."""
     if not isinstance(null_logit, Tensor):
+        if not isinstance(null_logit, NUMBERS):
+            raise TypeError(f"null_logit must be a number or a tensor, got {null_logit!r}")
         return
+    if null_logit.dim() > 0 and null_logit.device != lse.device:
+        raise ValueError(
+            f"null_logit is on {null_logit.device} but query is on {lse.device}; "
+            f"call null_logit.to('{lse.device}')"
+        )
     rows, heads = lse.shape[-2:]
     if tuple(null_logit.shape) not in ((), (heads,), (rows, heads)):
         raise ValueError(

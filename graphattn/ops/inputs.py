@@ -13,7 +13,14 @@ from graphattn.kernels.score import Results, Score, is_implied
 from graphattn.ops._dispatch import resolve
 from graphattn.ops.attention_op import TENSORS, attend
 from graphattn.ops.bias import TableBias
-from graphattn.ops.checks import check_edge_tensor, check_numbers, check_qkv, check_same_dtype
+from graphattn.ops.checks import (
+    check_edge_attr,
+    check_edge_tensor,
+    check_numbers,
+    check_qkv,
+    check_same_dtype,
+    check_weights,
+)
 from graphattn.ops.fused import check_reverse_mode, flat, may_train
 from graphattn.ops.project import project_heads
 
@@ -159,19 +166,15 @@ def check_edge_options(
         raise ValueError("edge_attr and edge_proj go together: pass both or neither")
     if edge_attr is None or edge_proj is None:
         return
-    if edge_attr.dim() != 2 or edge_attr.shape[1] == 0:
+    check_edge_attr(edge_attr, graph)
+    widths = {t.shape[-1] for t in nodes}
+    if len(widths) > 1:
         raise ValueError(
-            f"edge_attr must have shape [E, F] with F >= 1, got {list(edge_attr.shape)}"
+            "edge features are added to key and value, which takes one width for key and value, "
+            f"got {sorted(widths)}"
         )
-    check_edge_tensor("edge_attr", edge_attr, graph, (edges, edge_attr.shape[1]))
-    if not isinstance(edge_proj, Tensor):
-        raise TypeError(f"edge_proj must be a tensor [H, D, F], got {type(edge_proj).__name__}")
-    wanted, widths = (heads, width, edge_attr.shape[1]), {t.shape[-1] for t in nodes}
-    if tuple(edge_proj.shape) != wanted or len(widths) > 1:
-        raise ValueError(
-            f"edge_proj must have shape [H, D, F] = {list(wanted)} with one width for key and "
-            f"value, got {list(edge_proj.shape)} and widths {sorted(widths)}"
-        )
+    wanted = heads, width, edge_attr.shape[1]
+    check_weights("edge_proj", edge_proj, "[H, D, F]", wanted, graph)
 
 
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:

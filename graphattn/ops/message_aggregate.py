@@ -11,7 +11,7 @@ from graphattn.graph import CSRGraph, as_graph
 from graphattn.kernels.reference import message as reference
 from graphattn.kernels.reference.aggregate import REDUCTIONS
 from graphattn.ops._dispatch import resolve
-from graphattn.ops.checks import check_edge_tensor
+from graphattn.ops.checks import check_edge_attr, check_weights
 from graphattn.ops.dims import check_float_tensor
 from graphattn.ops.fused import check_reverse_mode, flat, may_train
 from graphattn.ops.message_op import reduce_bent
@@ -148,13 +148,6 @@ def check_edge_features(
         raise ValueError("edge_attr and edge_proj go together: pass both or neither")
     if edge_attr is None or edge_proj is None:
         return None, None
-    if edge_attr.dim() != 2 or edge_attr.shape[1] == 0:
-        raise ValueError(
-            f"edge_attr must have shape [E, F] with F >= 1, got {list(edge_attr.shape)}"
-        )
-    check_edge_tensor("edge_attr", edge_attr, graph, (graph.num_edges, edge_attr.shape[1]))
-    wanted = (*tail, edge_attr.shape[1])
-    if not isinstance(edge_proj, Tensor) or tuple(edge_proj.shape) != wanted:
-        came = list(edge_proj.shape) if isinstance(edge_proj, Tensor) else type(edge_proj).__name__
-        raise ValueError(f"edge_proj must have shape {list(wanted)}, got {came}")
+    check_edge_attr(edge_attr, graph)
+    check_weights("edge_proj", edge_proj, "[..., F]", (*tail, edge_attr.shape[1]), graph)
     return edge_attr, edge_proj

@@ -8,7 +8,7 @@ from torch import Tensor
 from graphattn.graph import GridGraph, complete, shared
 from graphattn.ops.attention import attention
 from graphattn.ops.bias import TableBias
-from graphattn.ops.checks import FLOATS
+from graphattn.ops.checks import FLOATS, check_weights
 from graphattn.ops.merge import merge
 
 Sizes = int | Sequence[int]
@@ -170,11 +170,10 @@ def _attend(
     common: dict[str, Any] = {
         "scale": scale,
         "impl": options.get("impl", "auto"),
+        "dropout_p": options.get("dropout_p", 0.0),
         "return_lse": True,
     }
-    out, lse = attention(
-        q, k, v, grid, bias=bias, dropout_p=options.get("dropout_p", 0.0), **common
-    )
+    out, lse = attention(q, k, v, grid, bias=bias, **common)
     extra = _additional(options, k, v)
     if extra is not None:
         every = shared(complete, grid.num_rows, extra[0].shape[1])
@@ -234,11 +233,7 @@ def _bias(rpb: Tensor | None, grid: GridGraph, heads: int) -> TableBias | None:
         return None
     check_rpb(grid)
     wanted = [heads, *grid.relative_shape]
-    if not isinstance(rpb, Tensor) or list(rpb.shape) != wanted:
-        got = list(rpb.shape) if isinstance(rpb, Tensor) else type(rpb).__name__
-        raise ValueError(
-            f"rpb must have shape {wanted} (heads, then 2 k - 1 for each axis), got {got}"
-        )
+    check_weights("rpb", rpb, "[heads, 2 k - 1 for each axis]", tuple(wanted), grid)
     return TableBias(rpb.flatten(1))
 
 

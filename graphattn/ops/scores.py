@@ -36,7 +36,7 @@ def edge_scores(query: Tensor, key: Tensor, graph: Any, **options: Unpack[ScoreO
     unknown = sorted(options.keys() - known.keys())
     if unknown:
         raise TypeError(f"unknown option {unknown[0]!r}; expected one of {', '.join(known)}")
-    inputs = prepare(query, key, None, as_pattern(graph, query), **options)
+    inputs = prepare(query, key, None, as_pattern(graph, query, key), **options)
     scores = run(inputs).scores
     assert scores is not None
     return unfold_batch(scores, inputs.lead)
@@ -51,7 +51,7 @@ def attention_weights(
     (float64 for float64); differentiable. Meant for reading: :func:`graphattn.attention` never
     writes its weights down.
     """
-    graph = as_pattern(graph, query)
+    graph = as_pattern(graph, query, key)
     with torch.autocast(query.device.type, enabled=False):
         scores = edge_scores(query, key, graph, **options)
     return edge_softmax(scores, graph, heads=True, impl=options.get("impl", "auto"))

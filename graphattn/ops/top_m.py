@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from graphattn.graph import CSRGraph, as_graph
+from graphattn.graph.checks import is_whole
 from graphattn.kernels.reference import top_m as reference
 from graphattn.ops._dispatch import resolve
 from graphattn.ops.checks import check_edge_tensor
@@ -55,7 +56,7 @@ def top_m(scores: Tensor, graph: Any, m: int, *, impl: str = "auto") -> tuple[CS
 
 def check_m(m: int) -> None:
     """Check that ``m`` is an integer of at least 1."""
-    if isinstance(m, bool) or not isinstance(m, int):
+    if not is_whole(m):
         raise TypeError(f"m must be an integer, got {type(m).__name__}; call int(m)")
     if m < 1:
         raise ValueError(f"m must be at least 1, got {m}; every row keeps its m best edges")

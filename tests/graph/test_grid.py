@@ -279,7 +279,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"shape": 9, "kernel_size": 2.0}, TypeError, "whole number, got 2.0 of type float; pass"),
     ({"shape": 9, "kernel_size": True}, TypeError, "whole number"),
     ({"shape": 9, "kernel_size": "3"}, TypeError, "kernel_size of axis 0 .* got '3' of type str"),
-    ({"shape": 9, "kernel_size": torch.tensor(3)}, TypeError, "of type Tensor; pass Python ints"),
+    ({"shape": 9, "kernel_size": torch.tensor(3)}, TypeError, "of type Tensor; pass ints"),
     ({"shape": 9.0, "kernel_size": 3}, TypeError, "shape of axis 0 .* got 9.0 of type float"),
     ({"shape": "9", "kernel_size": 3}, TypeError, "shape of axis 0 .* of type str"),
     ({"shape": (), "kernel_size": 3}, ValueError, r"got shape \(\); leave batch and heads out"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import graphattn as ga
 from graphattn.graph.csr import CSRGraph
 from graphattn.kernels.cpu.attention import attention_backward, attention_forward
 from graphattn.kernels.layout import Layout
@@ -240,6 +241,27 @@ def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch, shortest: 
     for threads in (1, 2, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         found.append([*plain_call(graph, *nodes), table_gradient(graph, nodes, table, index)])
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["gate", "features"])
+def test_threads_do_not_change_a_bit_of_options(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr("graphattn.kernels.cpu.threads.INLINE_WORK", 0)
+    graph, nodes = skewed_graph(700, 500, 9001), random_nodes(700, 500)
+    options: dict[str, Any] = {"bias": torch.randn(9001, 8), "clamp": 1.0, "dropout_p": 0.2}
+    options |= {"gate": torch.randn(9001, 8, 16)} if kind == "gate" else {}
+    if kind == "features":
+        options |= {"edge_attr": torch.randn(9001, 5), "edge_proj": torch.randn(8, 16, 5)}
+    leaves = [*nodes, *(t for t in options.values() if isinstance(t, Tensor))]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    found = []
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        torch.manual_seed(3)  # the same weights are dropped
+        out = ga.attention(*nodes, graph, **options)
+        found.append([out, *torch.autograd.grad(out.cos().sum(), leaves)])
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,6 +33,23 @@ from tests.ops.conftest import make_qkv
         ({"null_logit": torch.zeros(7)}, r"null_logit must be a scalar, \[H\] = \[3\]"),
         ({"query": torch.zeros(23, 3, 0), "key": torch.zeros(19, 3, 0)}, "width of at least 1"),
         ({"edge_attr": torch.zeros(137, 0), "edge_proj": torch.zeros(3, 5, 0)}, "F >= 1"),
+        (
+            {
+                "value": torch.zeros(19, 3, 5),
+                "edge_attr": torch.zeros(135, 2),
+                "edge_proj": torch.zeros(3, 5, 2, device="meta"),
+            },
+            r"edge_proj is on meta but the graph is on cpu; call edge_proj.to\('cpu'\)",
+        ),
+        (
+            {"null_logit": torch.zeros(3, device="meta")},
+            "null_logit is on meta but query",
+        ),
+        ({"top_m": True}, "top_m must be a whole number of at least 1 or None, got True"),
+        (
+            {"query": torch.zeros(2, 3, 23, 5), "key": torch.zeros(2, 3, 19, 5)},
+            r"heads come after nodes: call transpose\(-3, -2\)",
+        ),
         ({"impl": "cuda"}, "impl must be one of auto, reference, cpu, triton, got 'cuda'"),
         ({"query": torch.zeros(23, 3, 5, device="meta")}, "one device, got meta for query and cpu"),
         (
@@ -75,10 +93,66 @@ def test_wrong_types(graph: CSRGraph) -> None:
     mask = torch.zeros(graph.num_edges, dtype=torch.bool)
     with pytest.raises(TypeError, match=r"bias must be a floating.*torch.where\(mask, 0.0"):
         ga.attention(q, k, v, graph, bias=mask)
+    with pytest.raises(TypeError, match="edge_attr must be a tensor .*got list"):
+        ga.attention(q, k, k, graph, edge_attr=[1.0], edge_proj=q)  # type: ignore[arg-type]
+    attr, whole = torch.zeros(graph.num_edges, 2), torch.zeros(3, 5, 2, dtype=torch.int64)
+    with pytest.raises(TypeError, match="edge_proj must be a floating point tensor, got torch.int"):
+        ga.attention(q, k, k, graph, edge_attr=attr, edge_proj=whole)
+    with pytest.raises(TypeError, match="null_logit must be a number or a tensor, got 'a'"):
+        ga.attention(q, k, v, graph, null_logit="a")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="got ndarray; call torch.as_tensor on it"):
+        ga.attention(q, k, v, np.zeros((2, 3)))
     with pytest.raises(TypeError, match="scale must be a number or None, got 'a'"):
         ga.attention(q, k, v, graph, scale="a")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="multiply query by a learned scale"):
         ga.attention(q, k, v, graph, scale=torch.ones(()))  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_numbers(graph: CSRGraph) -> None:
+    q, k, v = (t.detach() for t in make_qkv(graph))
+    found = ga.attention(q, k, v, graph, top_m=np.int64(2))
+    assert torch.equal(found, ga.attention(q, k, v, graph, top_m=2))
+
+
+def test_a_plain_edge_index_has_the_nodes_of_query_and_key() -> None:
+    edge_index = torch.tensor([[0, 1], [1, 2]])
+    for rows, columns in ((10, 10), (4, 7)):
+        q, k = torch.randn(rows, 2, 4), torch.randn(columns, 2, 4)
+        whole = ga.as_graph(edge_index, (columns, rows))
+        assert torch.equal(ga.attention(q, k, k, edge_index), ga.attention(q, k, k, whole))
+        weights = ga.attention_weights(q, k, edge_index)
+        assert torch.equal(weights, ga.attention_weights(q, k, whole))
+    with pytest.raises(ValueError, match=r"node indices in \[0, 2\), got 2"):
+        ga.attention(q[:2], k, k, edge_index)
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind", "words"),
+    [
+        ([], ValueError, "at least one"),
+        ([torch.zeros(3, 2, 4)] * 2, TypeError, "pair of tensors .*got Tensor for part 0"),
+        ((torch.zeros(3, 2, 4), torch.zeros(3, 2)), TypeError, "got Tensor for part 0"),
+        ([([0.0], [0.0])], TypeError, "pair of tensors"),
+        (
+            [(torch.zeros(3, 2, 4), torch.zeros(3, 2)), (torch.zeros(5, 2, 4), torch.zeros(5, 2))],
+            ValueError,
+            r"got \[5, 2, 4\] and \[5, 2\] for part 1, and out \[3, 2, 4\] for part 0",
+        ),
+        (
+            [(torch.zeros(3, 2, 4), torch.zeros(3, 2, device="meta"))],
+            ValueError,
+            "one device in one dtype, got torch.float32 on cpu with lse on meta for part 0",
+        ),
+        (
+            [(torch.zeros(3, 2, 4, dtype=d), torch.zeros(3, 2)) for d in (torch.half, torch.float)],
+            ValueError,
+            "cast one",
+        ),
+    ],
+)
+def test_merge_says_what_a_part_is(parts: Any, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        ga.merge(parts)
 
 
 def test_forward_mode_names_the_remedy(graph: CSRGraph) -> None:

@@ -122,6 +122,15 @@ def test_dropout_is_unbiased_seeded_and_keeps_lse() -> None:
     torch.testing.assert_close(lse[0], torch.full((2,), 4000.0).log())
 
 
+def test_merge_of_many_parts_rounds_once() -> None:
+    torch.manual_seed(0)
+    outs, lses = torch.randn(64, 5, 2, 8).bfloat16(), torch.randn(64, 5, 2)
+    found, _ = ga.merge((out, lse) for out, lse in zip(outs, lses, strict=True))
+    want = torch.einsum("pnh,pnhd->nhd", lses.softmax(0), outs.float())
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - want).norm() <= 4e-3 * want.norm()
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_merge_is_attention_over_the_union(graph: CSRGraph, seed: int) -> None:
     q, k, v = make_qkv(graph)

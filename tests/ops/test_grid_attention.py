@@ -85,8 +85,14 @@ def test_reference_and_batches(graph: ProductGraph) -> None:
         assert torch.equal(again, first)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("graph", [*GRIDS, ga.complete(9000, 3)], ids=repr)
+@pytest.mark.parametrize(
+    "graph",
+    [
+        GridGraph((6, 10), 3, border="truncate"),
+        *(pytest.param(g, marks=pytest.mark.slow) for g in [*GRIDS, ga.complete(9000, 3)]),
+    ],
+    ids=repr,
+)
 @pytest.mark.parametrize("bias", ["none", "relative", "edges", "relative and dropout"])
 def test_same_bits_as_the_csr(graph: ProductGraph, bias: str) -> None:
     if "relative" in bias and graph.num_relative > 1000:
@@ -105,7 +111,6 @@ def test_same_bits_as_the_csr(graph: ProductGraph, bias: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
-@pytest.mark.slow
 def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graphattn.kernels.cpu.threads.INLINE_WORK", 0)
     graph = GRIDS[0]

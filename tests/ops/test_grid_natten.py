@@ -4,6 +4,7 @@ import importlib.util
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -91,6 +92,16 @@ def test_one_and_three_axes(shape: tuple[int, ...]) -> None:
     assert_same(found, dense(*leaves, ga.GridGraph(shape, 2, 2)), leaves)
 
 
+def test_dropout_drops_additional_keys_too() -> None:
+    torch.manual_seed(0)
+    q = torch.zeros(1, 8, 8, 1, 4)
+    more = torch.ones(1, 5, 1, 4)
+    out = ga.na2d(q, q, q, 3, additional_keys=0 * more, additional_values=more, dropout_p=0.5)
+    shares = out[..., 0].unique() * 14 / 2  # each of 14 weights is dropped or doubled
+    assert len(shares) > 2 and torch.allclose(shares, shares.round(), atol=1e-4)
+    assert abs(float(out.mean()) - 5 / 14) < 0.05
+
+
 def test_windows_beyond_natten() -> None:
     q, k, v = nodes()
     assert torch.equal(ga.na2d(q, k, v, 1), v)
@@ -113,6 +124,14 @@ def test_calls_share_a_grid_and_compile() -> None:
     first = shared(ga.GridGraph, (4, 4), [3, 3], 1, 1, False, "clamp", "cpu")
     assert shared(ga.GridGraph, (4, 4), (3, 3), 1, 1, False, "clamp", "cpu") is first
     q, k, v = nodes()
+    # Equal numbers of other kinds are not the same question, whatever was asked before.
+    assert torch.equal(ga.na2d(q, k, v, np.int64(3)), ga.na2d(q, k, v, 3))
+    ga.na2d(q, k, v, (3, 3), 1, 1, False)
+    for wrong in ({"kernel_size": 3.0}, {"kernel_size": (3, 3.0)}, {"stride": True}):
+        with pytest.raises(TypeError, match="must be a whole number, got"):
+            ga.na2d(q, k, v, **{"kernel_size": 3} | wrong)
+    with pytest.raises(TypeError, match="is_causal"):
+        ga.na2d(q, k, v, 3, is_causal=0)
     compiled = torch.compile(lambda *t: ga.na2d(*t, 3), fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(q, k, v), ga.na2d(q, k, v, 3))
 
@@ -124,9 +143,10 @@ def test_wrong_input() -> None:
         ((q, k[:, :, :6], v, 3), {}, ValueError, r"axis 1 \(Y\) is 7 for query and 6 for key"),
         ((q, k, v[:1], 3), {}, ValueError, "B is 2 for query and 1 for value"),
         ((q, k, v, (3, 8)), {}, ValueError, "axis 1 must be at most its extent 7"),
-        ((q, k, v, 3), {"rpb": torch.randn(2, 3, 3)}, ValueError, r"\[2, 5, 5\] .*got \[2, 3, 3\]"),
+        ((q, k, v, 3), {"rpb": torch.randn(2, 3, 3)}, ValueError, r"\[2, 5, 5\], got \[2, 3, 3\]"),
         ((q, k, v, 3, 1, 1, True), {"rpb": torch.randn(2, 5, 5)}, ValueError, "axis 0 is causal"),
         ((q, k, v, (3, 4)), {"rpb": torch.randn(2, 5, 7)}, ValueError, "axis 1 is 4"),
+        ((q, k, v, 3), {"rpb": torch.ones(2, 5, 5).long()}, TypeError, "rpb must be a floating"),
         ((q, k, v, 3), {"additional_keys": k[:, 0]}, ValueError, "both or neither"),
         (
             (q, k, v, 3),
@@ -181,7 +201,7 @@ def test_wrong_arguments_are_named() -> None:
         ga.na2d(*image, None)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="additional_keys must be a tensor, got list"):
         ga.na2d(*image, 3, additional_keys=[1.0], additional_values=image[0])  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"rpb must have shape \[2, 5, 5\] .* got \[3, 5, 5\]"):
+    with pytest.raises(ValueError, match=r"rpb must have .* \[2, 5, 5\], got \[3, 5, 5\]"):
         ga.na2d(*image, 3, rpb=torch.zeros(3, 5, 5))
     with pytest.raises((TypeError, ValueError), match="kernel_size"):
         ga.na2d(*image, 2.5, strict_natten=True)  # type: ignore[arg-type]

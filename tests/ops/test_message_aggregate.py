@@ -218,3 +218,5 @@ def test_additive_attention_is_attention_with_its_scores_as_bias(graph: CSRGraph
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
     with pytest.raises(ValueError, match=r"att must have shape \[H, D\] = \[3, 5\]"):
         ga.additive_attention(query, key, value, att[0], graph)
+    with pytest.raises(ValueError, match="att is on meta but the graph is on cpu"):
+        ga.additive_attention(query, key, value, att.to("meta"), graph)
