@@ -1,8 +1,8 @@
 """CIFAR-10: one small network with neighbourhood attention, Swin's windows and dense attention.
 
 Only the graph differs. Run: python examples/05_grid_vision.py --root data/images/cifar10_jpg
-The folder holds train and test (or train.zip and test.zip) with a folder per class; from
-torchvision: torchvision.datasets.CIFAR10(...), saved that way.
+The folder holds train and test (or train.zip and test.zip) with a folder of images per class;
+where it holds neither, torchvision's CIFAR10 is read from there, and downloaded to there.
 
 Test accuracy on 5,000 test images after a very small budget, --train 5000 --epochs 3, seed 0:
 neighborhood 0.312, windows 0.291, dense 0.296. With --train 10000 --epochs 3: neighborhood 0.367,
@@ -24,8 +24,20 @@ from graphattn.datasets.images import Images, load_images
 
 
 def load(root: Path, split: str, limit: int) -> Images:
-    folder = root / split
-    return load_images(folder if folder.is_dir() else folder.with_suffix(".zip"), limit)
+    for path in (root / split, (root / split).with_suffix(".zip")):
+        if path.exists():
+            return load_images(path, limit)
+    try:
+        from torchvision.datasets import CIFAR10
+    except ImportError as error:
+        raise SystemExit(
+            f"expected {split} or {split}.zip in {root}, found neither; put images there, or "
+            "pip install torchvision, whose CIFAR10 is then downloaded"
+        ) from error
+    whole = CIFAR10(root, train=split == "train", download=True)
+    chosen = torch.randperm(len(whole.data), generator=torch.Generator().manual_seed(0))[:limit]
+    pixels = torch.from_numpy(whole.data)[chosen].permute(0, 3, 1, 2).contiguous()
+    return Images(pixels, torch.tensor(whole.targets)[chosen], tuple(whole.classes))
 
 
 def prepare(pixels: Tensor, training: bool) -> Tensor:

@@ -2,10 +2,13 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -61,6 +64,38 @@ def test_grid_vision_on_a_few_images(tmp_path: Path) -> None:
         score = re.search(rf"{attention}: test accuracy (\d\.\d+)", printed)
         assert score is not None, printed
     assert (tmp_path / "map.png").stat().st_size > 1000
+
+
+def test_grid_vision_takes_torchvisions_cifar10(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in that has its attributes; without torchvision the message says what to do."""
+    example = runpy.run_path(str(ROOT / "examples" / "05_grid_vision.py"))
+
+    class CIFAR10:
+        classes = ["cat", "dog"]
+
+        def __init__(self, root: Path, train: bool, download: bool) -> None:
+            assert download and root == tmp_path
+            self.data = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+            self.targets = [0, 1, 0, 1, 1, int(train)]
+
+    vision = types.ModuleType("torchvision")
+    vision.datasets = types.ModuleType("torchvision.datasets")  # type: ignore[attr-defined]
+    vision.datasets.CIFAR10 = CIFAR10  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torchvision", vision)
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", vision.datasets)
+    found = example["load"](tmp_path, "train", 4)
+    assert found.pixels.shape == (4, 3, 32, 32) and found.classes == ("cat", "dog")
+    whole = CIFAR10(tmp_path, True, True)
+    for pixels, label in zip(found.pixels, found.labels, strict=True):
+        place = next(
+            n for n in range(6) if (whole.data[n] == pixels.permute(1, 2, 0).numpy()).all()
+        )
+        assert whole.targets[place] == label
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
+    with pytest.raises(SystemExit, match="found neither; .*pip install torchvision"):
+        example["load"](tmp_path, "test", 4)
 
 
 def test_grid_pictures_are_those_of_the_readme(tmp_path: Path) -> None:
