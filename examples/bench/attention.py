@@ -1,5 +1,6 @@
 """Attention against PyG's TransformerConv, eager and compiled, and dense peers, on graphs."""
 
+import ctypes
 import os
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 import torch._dynamo
 from bounds import Problem
 from dense import MOST_NODES, dense_peers
+from stages import Peak, anonymous
 from timing import Times, interleave, no_grad, training
 from torch import Tensor
 from torch_geometric.nn import TransformerConv
@@ -72,26 +74,61 @@ def run(device: str, repeats: int, compiled: bool = True) -> tuple[list[dict[str
         problem = Problem(*shape[:1], graph.num_edges, *shape[1:], leaves[0].element_size())
         times = interleave(forward, repeats, device), interleave(both, repeats, device)
         row = {"workload": work.name} | _figures(problem, *times)
-        if device == "cuda":
-            row |= _memory(both, leaves)
+        row |= _memory(both, leaves, device)
+        row |= {
+            f"saved MB, {peer}": _saved(contestants[peer], leaves)
+            for peer in ("graphattn", PEERS[0])
+            if peer in contestants
+        }
         rows.append(row)
+    notes.append("saved: what a forward pass keeps for the backward pass, inputs included")
+    if device == "cpu":
+        notes.append("peak memory: anonymous memory beyond the inputs, looked at every 20 ms")
     return rows, notes
 
 
-def _memory(calls: dict[str, Callable[[], object]], leaves: list[Tensor]) -> dict[str, Any]:
+def _memory(
+    calls: dict[str, Callable[[], object]], leaves: list[Tensor], device: str
+) -> dict[str, Any]:
     """Peak memory of a step beyond its inputs, in the size of the inputs; peers over ours."""
-    peaks = {}
-    for name, call in calls.items():
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        torch.cuda.synchronize()
-        peaks[name] = torch.cuda.max_memory_allocated() - before
+    peaks = {name: (_peak if device == "cpu" else _peak_cuda)(call) for name, call in calls.items()}
     inputs = sum(t.numel() * t.element_size() for t in leaves)
-    ratios = {f"memory of {n} ÷ ours": p / peaks["graphattn"] for n, p in peaks.items()}
-    del ratios["memory of graphattn ÷ ours"]
+    others = {n: p for n, p in peaks.items() if n != "graphattn"}
+    ratios = {f"memory of {n} ÷ ours": p / max(peaks["graphattn"], 1) for n, p in others.items()}
     return {"peak memory f+b ÷ inputs": peaks["graphattn"] / inputs} | ratios
+
+
+def _peak_cuda(call: Callable[[], object]) -> float:
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return float(torch.cuda.max_memory_allocated() - before)
+
+
+def _peak(call: Callable[[], object]) -> float:
+    # What an earlier call freed and glibc kept would hide what this one takes.
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
+    before = anonymous()
+    with Peak() as peak:
+        call()
+    return (peak.gib - before) * 2**30
+
+
+def _saved(call: Callable[..., Tensor], leaves: list[Tensor]) -> float:
+    """Megabytes that a forward pass keeps; memory that several tensors share counts once."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        call(*leaves)
+    return sum(kept.values()) / 1e6
 
 
 def _agreeing(
@@ -131,6 +168,7 @@ def _figures(
                 times[peer].p50 / times["graphattn"].p50 if known else None
             )
     figures["fwd GB/s of no-reuse bytes"] = fwd[1] / ours.p50 / 1e9
+    figures["fwd GB/s of compulsory bytes"] = fwd[0] / ours.p50 / 1e9
     figures["f+b GB/s of no-reuse bytes"] = (fwd[1] + bwd[1]) / both.p50 / 1e9
     figures["f+b GB/s of compulsory bytes"] = (fwd[0] + bwd[0]) / both.p50 / 1e9
     return figures
