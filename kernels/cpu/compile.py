@@ -94,9 +94,13 @@ def choice(
 def compiled(function: Callable[..., Any], signature: tuple[types.Type, ...]) -> Callable[..., Any]:
     """Machine code of a function, cached on disk.
 
-    Where the cache folder cannot be written, or an entry is damaged, it is compiled in memory.
+    A damaged cache, as a process leaves that is killed while it writes, is begun anew; where the
+    folder cannot be written the code is in memory alone.
     """
-    entry = _cached(function, signature)
+    try:
+        entry = _cached(function, signature)
+    except _CACHE_ERRORS:
+        entry = _cached_anew(function, signature)
     if entry is None:
         entry = njit(**_OPTIONS)(function).compile(signature)
     return entry
@@ -105,15 +109,25 @@ def compiled(function: Callable[..., Any], signature: tuple[types.Type, ...]) ->
 def _cached(
     function: Callable[..., Any], signature: tuple[types.Type, ...]
 ) -> Callable[..., Any] | None:
-    """As ``compiled``, by way of the disk; None where that fails."""
+    """As ``compiled``, by way of the disk; None where there is no folder for it."""
     try:
-        # Numba raises RuntimeError when no cache folder can be written.
         cached = njit(cache=True, **_OPTIONS)(function)
         entry: Callable[..., Any] = cached.compile(signature)
-    except (RuntimeError, *_CACHE_ERRORS):
+    except RuntimeError:  # Numba's, when no cache folder can be written
         return None
     # Two processes that compile at the same time can exchange entries in Numba's cache.
     return entry if signature in cached.overloads else None
+
+
+def _cached_anew(
+    function: Callable[..., Any], signature: tuple[types.Type, ...]
+) -> Callable[..., Any] | None:
+    """As ``_cached``, without what the cache holds of this function."""
+    try:
+        njit(cache=True, **_OPTIONS)(function)._cache.flush()
+        return _cached(function, signature)
+    except _CACHE_ERRORS:
+        return None
 
 
 class Kernel:

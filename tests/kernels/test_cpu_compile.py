@@ -3,6 +3,7 @@
 import ast
 import multiprocessing
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -39,8 +40,8 @@ COUNT = """
 """
 
 
-def run_python(code: str, cache: Path, root: Path = ROOT) -> str:
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": str(root)}
+def run_python(code: str, cache: Path, root: Path = ROOT, **more: str) -> str:
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": str(root), **more}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=root
     )
@@ -86,7 +87,34 @@ def test_array_kernels_notice_a_changed_helper(tmp_path: Path) -> None:
     assert compilations(cache, tmp_path, ARRAY_CALL) > 0
 
 
-def test_second_process_hits_changed_helper_misses_damage_is_ignored(tmp_path: Path) -> None:
+OLD_MACHINE = """
+    import torch
+    import graphattn as ga
+    from graphattn.kernels.cpu import launch, reduction
+    launch.widens_float16 = reduction._wide = lambda: False
+    graph = ga.as_graph(torch.randint(0, 40, (2, 300)), 40)
+    for dtype in (torch.float32, torch.float16):
+        nodes = [torch.randn(40, 4, 12).to(dtype).requires_grad_() for _ in range(3)]
+        found = []
+        for impl in ("cpu", "reference"):
+            out = ga.attention(*nodes, graph, impl=impl)
+            many = ga.aggregate(nodes[2].flatten(1), graph, reduce=["mean", "max"], impl=impl)
+            loss = out.float().sin().sum() + sum(t.float().square().sum() for t in many)
+            found.append([out, *many, *torch.autograd.grad(loss, nodes)])
+        limit = 1e-5 if dtype == torch.float32 else 1e-2
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, rtol=limit, atol=limit)
+"""
+
+
+def test_machine_without_wide_vectors(tmp_path: Path) -> None:
+    """SSE 4.2 alone: no AVX, no fused multiply-add, no conversion of float16."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        pytest.skip("names a processor of another family")
+    run_python(textwrap.dedent(OLD_MACHINE), tmp_path, NUMBA_CPU_NAME="nehalem")
+
+
+def test_second_process_hits_and_changed_helper_misses(tmp_path: Path) -> None:
     copy_kernels(tmp_path)
     cache = tmp_path / "cache"
     assert compilations(cache, tmp_path) > 0
@@ -94,11 +122,22 @@ def test_second_process_hits_changed_helper_misses_damage_is_ignored(tmp_path: P
     with open(tmp_path / "kernels" / "cpu" / "emitter.py", "a") as file:
         file.write("# changed\n")
     assert compilations(cache, tmp_path) > 0
-    indexes = list(cache.glob("**/*.nbi"))
-    assert indexes
-    for index in indexes:
-        index.write_bytes(index.read_bytes()[:40])
-    assert compilations(cache, tmp_path) > 0
+
+
+def truncate(cache: Path, ending: str) -> None:
+    """What a process that was killed while it wrote would leave."""
+    written = list(cache.glob(f"**/*.{ending}"))
+    assert written
+    for file in written:
+        file.write_bytes(file.read_bytes()[:40])
+
+
+@pytest.mark.parametrize("ending", ["nbi", "nbc"])
+def test_damage_is_ignored_and_mended(tmp_path: Path, ending: str) -> None:
+    assert compilations(tmp_path, call=ARRAY_CALL) > 0
+    truncate(tmp_path, ending)
+    assert compilations(tmp_path, call=ARRAY_CALL) > 0
+    assert compilations(tmp_path, call=ARRAY_CALL) == 0
 
 
 def test_unwritable_cache_folders(tmp_path: Path) -> None:

@@ -81,6 +81,37 @@ def test_gradcheck_and_gradgradcheck() -> None:
     assert torch.autograd.gradgradcheck(call, (*qkv, bias))
 
 
+@pytest.mark.parametrize("kind", ["gate", "features", "table", "dropout", "top_m", "grouped"])
+def test_gradgradcheck_of_every_option(kind: str) -> None:
+    graph = messy_graph(7, 6, 9)
+    heads = 1 if kind == "grouped" else 2
+    query = make_qkv(graph, heads=2, width=2, value_width=2)[0]
+    qkv = [query, *make_qkv(graph, heads=heads, width=2, value_width=2)[1:]]
+
+    def leaf(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+    tensors = {
+        "gate": {"gate": leaf(graph.num_edges, 2, 2)},
+        "features": {"edge_attr": leaf(graph.num_edges, 3), "edge_proj": leaf(2, 2, 3)},
+        "table": {"bias": leaf(2, 4)},
+    }.get(kind, {})
+    numbers: dict[str, Any] = {"dropout": {"dropout_p": 0.3}, "top_m": {"top_m": 1}}.get(kind, {})
+    index = torch.randint(0, 4, (graph.num_edges,))
+
+    def call(q: Tensor, k: Tensor, v: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
+        options: dict[str, Any] = dict(zip(tensors, given, strict=True)) | numbers
+        options["null_logit"] = 0.1  # the LSE of an empty row has no numerical derivative
+        if kind == "table":
+            options["bias"] = ga.TableBias(options["bias"], index)
+        torch.manual_seed(7)  # the same weights are dropped at every call
+        out, lse = ga.attention(q, k, v, graph, return_lse=True, impl="cpu", **options)
+        return out, lse
+
+    assert torch.autograd.gradcheck(call, (*qkv, *tensors.values()))
+    assert torch.autograd.gradgradcheck(call, (*qkv, *tensors.values()))
+
+
 def test_opcheck(graph: CSRGraph) -> None:
     q, k, v = (t.unsqueeze(0).detach().requires_grad_() for t in make_qkv(graph))
     rows, cols = (flatten(layout) for layout in graph.layout("cpu"))
