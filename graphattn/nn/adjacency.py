@@ -84,6 +84,11 @@ class AdjacencyTransform(nn.Module):
             )
         if not 0.0 < share <= 1.0:
             raise ValueError(f"share must lie in (0, 1], got {share}")
+        if not beta > 0.0:
+            raise ValueError(
+                f"beta must be positive, got {beta}: it is the steepness of the soft steps, and "
+                "at 0 they would be flat; the published value is 10"
+            )
         if learn_threshold and kind in ("none", *_HARD):
             able = ", ".join([*_SMOOTH, *_MIXED])
             raise ValueError(
@@ -134,13 +139,13 @@ class AdjacencyTransform(nn.Module):
         allowed = weight > 0.0
         size = graph.degree()
         if self.kind == "top-k":
-            count = (size * self.share).floor().clamp(min=1)
+            count = share_of(size, self.share, down=True).clamp(min=1)
         else:
             source, target = graph.edge_index()
             before = source < target
             allowed = (weight > theta) & before[:, None]
             count = torch.zeros_like(size).index_add(0, target, before.to(size.dtype))
-            count = (count * self.share).ceil()
+            count = share_of(count, self.share)
         rank = row_rank(torch.where(allowed, weight, -torch.inf), graph)
         target = graph.edge_index()[1]
         return (allowed & (rank < count[target][:, None])).to(weight.dtype)
@@ -148,6 +153,17 @@ class AdjacencyTransform(nn.Module):
     def extra_repr(self) -> str:
         """Kind and threshold."""
         return f"{self.kind!r}, threshold={float(self.threshold):g}"
+
+
+def share_of(size: Tensor, share: float, *, down: bool = False) -> Tensor:
+    r""":math:`\lceil r\, n \rceil` (or the floor) of integers n, as if r were the decimal written.
+
+    The product is taken in float64 and moved by a part in 10^12, since 0.3 * 50 must be 15: the
+    product of an int64 tensor and a float is float32, where it lies above.
+    """
+    exact = size.to(torch.float64) * share
+    found = (exact * (1.0 + 1e-12)).floor() if down else (exact * (1.0 - 1e-12)).ceil()
+    return found.to(torch.int64)
 
 
 def row_rank(scores: Tensor, graph: CSRGraph) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from graphattn.models.graph_transformer import PreNormBlock
+from graphattn.nn.adjacency import share_of
 from graphattn.nn.graph_transformer_layer import GraphTransformerLayer
 from graphattn.nn.pna_attention import PNAAttention
 from graphattn.sparsify.select import check_ratio
@@ -113,7 +114,7 @@ class HeadMasks:
         self._importance: list[Tensor] = []
         self._hooks: list[Any] = []
         for layer in self.layers:
-            active = int(layer.count * density)
+            active = int(share_of(torch.tensor(layer.count), density, down=True))
             if active == 0:
                 raise ValueError(
                     f"a density of {density} leaves none of {layer.count} heads; "
@@ -172,7 +173,7 @@ class _Masking:
 def _exchange(mask: Tensor, importance: Tensor, share: float) -> None:
     """Turn the least important active heads off, and as many of the best inactive ones on."""
     active = mask > 0
-    count = -int(-share * int(active.sum()) // 1)
+    count = int(share_of(active.sum(), share))
     if count == 0:
         return
     weakest = importance.masked_fill(~active, torch.inf).argsort(stable=True)[:count]

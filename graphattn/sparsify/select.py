@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from graphattn.graph import CSRGraph
-from graphattn.nn.adjacency import row_rank
+from graphattn.nn.adjacency import row_rank, share_of
 from graphattn.ops import additive_scores, edge_softmax
 
 
@@ -78,7 +78,7 @@ class NodeSelector(nn.Module):
         sets = _sets(sizes, order)
         row = torch.arange(len(sizes), device=x.device).repeat_interleave(sizes)
         rank = row_rank(scores.detach()[order, None], sets)[:, 0]
-        count = (sizes * self.ratio).ceil()
+        count = share_of(sizes, self.ratio)
         keep = torch.empty_like(owner, dtype=torch.bool)
         keep[order] = rank < count[row]
         soft = edge_softmax(scores[order] / self.temperature, sets, heads=False)
@@ -140,7 +140,7 @@ class EdgeSelector(nn.Module):
         scores = additive_scores(row, col, self.vector, graph, activation="tanh")
         if self.training:
             scores = scores + gumbel_like(scores)
-        count = (graph.degree() * self.ratio).ceil()[graph.edge_index()[1]]
+        count = share_of(graph.degree(), self.ratio)[graph.edge_index()[1]]
         keep = row_rank(scores.detach(), graph)[:, 0] < count
         soft = edge_softmax(scores / self.temperature, graph, heads=True)
         return keep, cast(Tensor, soft[:, 0])

@@ -231,6 +231,8 @@ def test_transform_refusals() -> None:
         AdjacencyTransform("binary", learn_threshold=True)
     with pytest.raises(ValueError, match="a gradient of its own"):
         AdjacencyTransform("relu", straight_through=True)
+    with pytest.raises(ValueError, match="beta must be positive, got 0.0"):
+        AdjacencyTransform("sigmoid", beta=0.0)
     with pytest.raises(ValueError, match="variant must be one of"):
         PNAAttention(D, H, variant="x")
     with pytest.raises(ValueError, match="scalers must be some of"):
