@@ -68,28 +68,34 @@ class GINAttention(nn.Module):
         reset(self)
         nn.init.constant_(self.eps, self.first_eps)
 
-    def forward(self, x: Tensor, graph: Any = None) -> Tensor:
+    def forward(self, x: Tensor, graph: Any = None, bias: Tensor | None = None) -> Tensor:
         """Run the layer.
 
         Args:
             x: Features ``[..., N, D]``; leading dimensions share the graph.
             graph: Anything that :func:`graphattn.as_graph` takes; None means that x is a sequence,
                 where everyone attends to all, or to the past with ``is_causal``.
+            bias: Added to the logits, ``[E]`` or ``[E, H]``; not with ``is_causal``.
 
         Returns:
             ``[..., N, D]``.
+
+        Raises:
+            ValueError: ``x`` or ``bias`` does not fit the graph or the layer.
         """
+        self.weights.check_bias(bias)
         graph = self.weights.graph_of(x, graph)
         value = split_heads(x, self.heads)
         pairs = [t for pair in self.weights.projections(x) for t in pair]
         if self.weights.is_plain:
             dropout_p = self.weights.dropout if self.training else 0.0
-            options: dict[str, Any] = {"dropout_p": dropout_p, "impl": self.weights.impl}
+            options: dict[str, Any] = {"dropout_p": dropout_p, "bias": bias}
+            options |= {"impl": self.weights.impl}
             total = attention(pairs[0], pairs[1], value, graph, **options)
         else:
 
             def mix(value: Tensor, *pairs: Tensor) -> Tensor:
-                weight = self.weights(graph, *pairs)
+                weight = self.weights(graph, *pairs, bias=bias)
                 return aggregate(value, graph, weight, heads=True, impl=self.weights.impl)
 
             total = recomputed(mix, value, *pairs)
