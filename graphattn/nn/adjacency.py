@@ -19,8 +19,8 @@ _SMOOTH: dict[str, Smooth] = {
     "sigmoid": lambda z, beta: torch.sigmoid(beta * z),
 }
 _MIXED = ("flow", "silu+binary", "relu-below", "silu-below", "sigmoid-below")
-_HARD = ("binary", "top-k", "causal-top-k")
-TRANSFORMS = ("none", *_SMOOTH, *_MIXED, *_HARD)
+HARD = ("binary", "top-k", "causal-top-k")
+TRANSFORMS = ("none", *_SMOOTH, *_MIXED, *HARD)
 
 
 class AdjacencyTransform(nn.Module):
@@ -89,15 +89,15 @@ class AdjacencyTransform(nn.Module):
                 f"beta must be positive, got {beta}: it is the steepness of the soft steps, and "
                 "at 0 they would be flat; the published value is 10"
             )
-        if learn_threshold and kind in ("none", *_HARD):
+        if learn_threshold and kind in ("none", *HARD):
             able = ", ".join([*_SMOOTH, *_MIXED])
             raise ValueError(
                 f"transform {kind!r} has no gradient for its threshold; learn_threshold works "
                 f"with {able}; straight_through reaches the weights alone"
             )
-        if straight_through and kind not in _HARD:
+        if straight_through and kind not in HARD:
             raise ValueError(
-                f"straight_through is for the hard transforms {', '.join(_HARD)}; {kind!r} has "
+                f"straight_through is for the hard transforms {', '.join(HARD)}; {kind!r} has "
                 "a gradient of its own: leave it out"
             )
         self.kind, self.beta, self.share, self.gain = kind, beta, share, gain

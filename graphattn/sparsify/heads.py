@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from graphattn.models import LargeGT
 from graphattn.models.graph_transformer import PreNormBlock
+from graphattn.nn import GraphTransformerLayer, PNAAttention, TokenTransformer, TopMAttention
 from graphattn.nn.adjacency import share_of
-from graphattn.nn.graph_transformer_layer import GraphTransformerLayer
-from graphattn.nn.pna_attention import PNAAttention
 from graphattn.sparsify.select import check_ratio
 
 
@@ -52,6 +52,17 @@ def heads_of(module: nn.Module) -> Heads | None:
     if isinstance(module, PNAAttention):
         maps = [*module.weights.lin_query, *module.weights.lin_key, module.lin_value]  # type: ignore[list-item]
         return Heads([module, module.weights], maps, [(module.lin_out, 0)], [module.mlp])
+    if isinstance(module, TokenTransformer) or (
+        isinstance(module, TopMAttention) and module.form == "attention"
+    ):
+        maps = [module.lin_query, module.lin_key, module.lin_value]
+        return Heads([module], maps, [(module.lin_out, 0)], [])
+    if isinstance(module, LargeGT) and module.codebook is not None:
+        # The model's first linear map reads what the local module found, then the codebook's heads.
+        codes, first = module.codebook, module.head[0][0]
+        maps = [codes.lin_query, codes.lin_key, codes.lin_value]
+        offset = first.in_features - codes.lin_value.out_features
+        return Heads([codes], maps, [(first, offset)], [])
     return None
 
 
@@ -63,7 +74,7 @@ def layers_with_heads(model: nn.Module) -> Iterator[Heads]:
             yield found
 
 
-class HeadMasks:
+class HeadMasks(nn.Module):
     r"""Keep :math:`\lfloor \rho H \rfloor` heads of every layer, and learn which.
 
     A mask of 0 or 1 multiplies each head's output before the output projection. Its importance is
@@ -79,11 +90,14 @@ class HeadMasks:
         every: Steps between exchanges.
         generator: Of the first choice; None is torch's own.
 
-    Build it where the model is on its device: masks stay where they were made.
+    Masks, importance and the step are its state dict: save and load it with the model's. Masks are
+    buffers, which no optimiser moves.
 
     Raises:
         ValueError: a number is out of range, no head would be left, or the model has no heads that
-            can be masked (layers that concatenate heads without a projection have none).
+            can be masked. Those of GINAttention, TransformerConv, GATv2Conv and of PyG's layers
+            have no projection of their own after them: a layer without some of them would have
+            another width.
 
     Paper: Liu et al., 2023, https://arxiv.org/abs/2312.05479 (GTSP), with the outputs before the
     projection and one optimiser step per iteration.
@@ -98,6 +112,7 @@ class HeadMasks:
         every: int = 200,
         generator: torch.Generator | None = None,
     ) -> None:
+        super().__init__()
         check_ratio("density", density)
         if not 0.0 <= exchange <= 1.0 or every < 1:
             raise ValueError(
@@ -107,13 +122,12 @@ class HeadMasks:
         if not self.layers:
             raise ValueError(
                 f"{type(model).__name__} has no heads before an output projection; masks work with "
-                "GraphTransformer, GraphTransformerLayer and PNAAttention"
+                "GraphTransformer, GraphTransformerLayer, PNAAttention, LargeGT, and TopMAttention "
+                "of form 'attention'"
             )
         self.density, self.exchange, self.every, self.steps = density, exchange, every, 0
-        self.masks: list[Tensor] = []
-        self._importance: list[Tensor] = []
         self._hooks: list[Any] = []
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers):
             active = int(share_of(torch.tensor(layer.count), density, down=True))
             if active == 0:
                 raise ValueError(
@@ -122,21 +136,46 @@ class HeadMasks:
                 )
             mask = torch.zeros(layer.count, device=layer.read_by[0][0].weight.device)
             mask[torch.randperm(layer.count, generator=generator)[:active]] = 1.0
-            self.masks.append(mask.requires_grad_())
-            self._importance.append(torch.zeros_like(mask))
+            self.register_buffer(f"mask{number}", mask)
+            self.register_buffer(f"importance{number}", torch.zeros_like(mask))
             for linear, offset in layer.read_by:
-                hook = _Masking(mask, offset, layer.width)
+                hook = _Masking(self, number, offset, layer.width)
                 self._hooks.append(linear.register_forward_pre_hook(hook))
+        self.register_load_state_dict_post_hook(_renew)
+        _renew(self)
+
+    @property
+    def masks(self) -> list[Tensor]:
+        """The mask of every layer, [H] of 0 and 1."""
+        return [getattr(self, f"mask{number}") for number in range(len(self.layers))]
+
+    @property
+    def importance(self) -> list[Tensor]:
+        """The importance of every layer's heads since the last exchange, [H]."""
+        return [getattr(self, f"importance{number}") for number in range(len(self.layers))]
+
+    def get_extra_state(self) -> Tensor:
+        """The step, for the state dict."""
+        return torch.tensor(self.steps)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Go on from a saved step."""
+        self.steps = int(state)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "HeadMasks":
+        super()._apply(fn, recurse)
+        _renew(self)
+        return self
 
     def step(self) -> None:
         """Note the importance of this step; exchange heads every ``every`` steps."""
         self.steps += 1
-        for mask, total in zip(self.masks, self._importance, strict=True):
+        for mask, total in zip(self.masks, self.importance, strict=True):
             if mask.grad is not None:
                 total += mask.grad.abs()
                 mask.grad = None
         if self.steps % self.every == 0:
-            for mask, total in zip(self.masks, self._importance, strict=True):
+            for mask, total in zip(self.masks, self.importance, strict=True):
                 _exchange(mask, total, self.exchange)
                 total.zero_()
 
@@ -153,17 +192,22 @@ class HeadMasks:
             keep_heads(layer, mask.detach() > 0)
 
 
+def _renew(masks: HeadMasks, _: Any = None) -> None:
+    """Make leaves of the masks again: what moves or assigns buffers makes tensors of no grad."""
+    for number, mask in enumerate(masks.masks):
+        if not (mask.is_leaf and mask.requires_grad):
+            setattr(masks, f"mask{number}", mask.detach().requires_grad_())
+
+
 class _Masking:
     """A hook that multiplies the columns of each head by its mask."""
 
-    def __init__(self, mask: Tensor, offset: int, width: int) -> None:
-        self.mask, self.offset, self.width = mask, offset, width
+    def __init__(self, masks: HeadMasks, number: int, offset: int, width: int) -> None:
+        self.masks, self.number, self.offset, self.width = masks, number, offset, width
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x = inputs[0]
-        factor = self.mask.to(x.dtype).repeat_interleave(self.width)
-        if not torch.is_grad_enabled():
-            factor = factor.detach()
+        factor = self.masks.masks[self.number].to(x).repeat_interleave(self.width)
         if self.offset:
             factor = torch.cat([factor.new_ones(self.offset), factor])
         return (x * factor, *inputs[1:])
