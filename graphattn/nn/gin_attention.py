@@ -5,8 +5,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from graphattn.nn.blocks import reset
-from graphattn.nn.head_weights import HeadMLP, HeadWeights, recomputed, split_heads
+from graphattn.nn.blocks import JoinHeads, reset
+from graphattn.nn.head_weights import HeadMLP, HeadWeights, recomputed
 from graphattn.ops import aggregate, attention
 
 
@@ -61,6 +61,7 @@ class GINAttention(nn.Module):
         self.eps = nn.Parameter(torch.full((heads,), float(eps)))
         mlp = HeadMLP(heads, width, hidden, width, mlp_dropout) if mlp_ratio > 0 else nn.Identity()
         self.mlp = mlp
+        self.join = JoinHeads(heads)
         self.lin_out = nn.Linear(channels, channels) if out_proj else nn.Identity()
 
     def reset_parameters(self) -> None:
@@ -85,7 +86,7 @@ class GINAttention(nn.Module):
         """
         self.weights.check_bias(bias)
         graph = self.weights.graph_of(x, graph)
-        value = split_heads(x, self.heads)
+        value = self.join.split(x)
         pairs = [t for pair in self.weights.projections(x) for t in pair]
         if self.weights.is_plain:
             dropout_p = self.weights.dropout if self.training else 0.0
@@ -99,7 +100,7 @@ class GINAttention(nn.Module):
                 return aggregate(value, graph, weight, heads=True, impl=self.weights.impl)
 
             total = recomputed(mix, value, *pairs)
-        out = self.mlp(self.eps[:, None] * value + total).flatten(-2)
+        out = self.join(self.mlp(self.eps[:, None] * value + total))
         return cast(Tensor, self.lin_out(out))
 
     def __repr__(self) -> str:

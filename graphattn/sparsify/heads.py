@@ -1,16 +1,31 @@
 """Masks of attention heads before their output projection, and layers without those heads."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from graphattn.models import LargeGT
 from graphattn.models.graph_transformer import PreNormBlock
-from graphattn.nn import GraphTransformerLayer, PNAAttention, TokenTransformer, TopMAttention
+from graphattn.nn import (
+    GATv2Conv,
+    GINAttention,
+    GraphTransformerLayer,
+    PNAAttention,
+    TokenTransformer,
+    TopMAttention,
+    TransformerConv,
+)
 from graphattn.nn.adjacency import share_of
+from graphattn.nn.blocks import JoinHeads
 from graphattn.sparsify.select import check_ratio
+
+KNOWN = (
+    "a model of GraphTransformer's blocks, GraphTransformerLayer, GINAttention, PNAAttention, "
+    "TransformerConv, GATv2Conv, TokenTransformer or TopMAttention of form 'attention', or LargeGT"
+)
 
 
 class Heads(NamedTuple):
@@ -18,52 +33,70 @@ class Heads(NamedTuple):
 
     ``owners``: modules with an attribute ``heads``; ``made_by``: linear maps whose rows belong to
     heads; ``read_by``: linear maps, each with the first column that belongs to the first head;
-    ``stacks``: modules all of whose parameters have the head as their first dimension.
+    ``join``: what puts heads together where the layer has no such map; ``others``: further
+    parameters, (module, name, dimension of the heads).
     """
 
     owners: list[Any]
     made_by: list[nn.Linear]
     read_by: list[tuple[nn.Linear, int]]
-    stacks: list[nn.Module]
+    join: JoinHeads | None = None
+    others: Sequence[tuple[nn.Module, str, int]] = ()
 
     @property
     def count(self) -> int:
         """Number of heads."""
         return int(self.owners[0].heads)
 
-    @property
-    def width(self) -> int:
-        """Columns of a head in what the output projection reads."""
-        linear, offset = self.read_by[0]
-        return (linear.in_features - offset) // self.count
-
 
 def heads_of(module: nn.Module) -> Heads | None:
-    """The heads of a layer with an output projection; None where it is no such layer."""
+    """The heads of a layer; None where it has none, or none that can be deleted."""
     if isinstance(module, PreNormBlock) and module.layer is None:
         maps = [module.lin_query, module.lin_key, module.lin_value]
         offset = module.lin_query.in_features if module.separate else 0
-        return Heads([module], maps, [(module.lin_out, offset)], [])
+        return Heads([module], maps, [(module.lin_out, offset)])
     if isinstance(module, GraphTransformerLayer):
         maps = [module.lin_query, module.lin_key, module.lin_value]
         maps += [] if module.lin_edge is None else [module.lin_edge]
         updates = [u for u in (module.node_update, module.edge_update) if u is not None]
-        return Heads([module], maps, [(u.lin_out, 0) for u in updates], [])
+        return Heads([module], maps, [(u.lin_out, 0) for u in updates])
     if isinstance(module, PNAAttention):
         maps = [*module.weights.lin_query, *module.weights.lin_key, module.lin_value]  # type: ignore[list-item]
-        return Heads([module, module.weights], maps, [(module.lin_out, 0)], [module.mlp])
+        owners = [module, module.weights]
+        return Heads(owners, maps, [(module.lin_out, 0)], None, _stacked(module.mlp))
+    if isinstance(module, GINAttention):
+        maps = [*module.weights.lin_query, *module.weights.lin_key]  # type: ignore[list-item]
+        others = [(module, "eps", 0), *_stacked(module.mlp)]
+        return Heads([module, module.weights], maps, [], module.join, others)
+    if isinstance(module, TransformerConv | GATv2Conv):
+        return _convolution(module)
     if isinstance(module, TokenTransformer) or (
         isinstance(module, TopMAttention) and module.form == "attention"
     ):
         maps = [module.lin_query, module.lin_key, module.lin_value]
-        return Heads([module], maps, [(module.lin_out, 0)], [])
+        return Heads([module], maps, [(module.lin_out, 0)])
     if isinstance(module, LargeGT) and module.codebook is not None:
         # The model's first linear map reads what the local module found, then the codebook's heads.
         codes, first = module.codebook, module.head[0][0]
         maps = [codes.lin_query, codes.lin_key, codes.lin_value]
         offset = first.in_features - codes.lin_value.out_features
-        return Heads([codes], maps, [(first, offset)], [])
+        return Heads([codes], maps, [(first, offset)])
     return None
+
+
+def _convolution(layer: TransformerConv | GATv2Conv) -> Heads:
+    edges = [] if layer.lin_edge is None else [layer.lin_edge]
+    if isinstance(layer, TransformerConv):
+        return Heads(
+            [layer], [layer.lin_query, layer.lin_key, layer.lin_value, *edges], [], layer.join
+        )
+    sides = [layer.lin_l] if layer.share_weights else [layer.lin_l, layer.lin_r]
+    return Heads([layer], [*sides, *edges], [], layer.join, [(layer, "att", 1)])
+
+
+def _stacked(module: nn.Module) -> list[tuple[nn.Module, str, int]]:
+    """All parameters of a module that has the head as their first dimension."""
+    return [(module, name, 0) for name, _ in module.named_parameters(recurse=False)]
 
 
 def layers_with_heads(model: nn.Module) -> Iterator[Heads]:
@@ -77,14 +110,15 @@ def layers_with_heads(model: nn.Module) -> Iterator[Heads]:
 class HeadMasks(nn.Module):
     r"""Keep :math:`\lfloor \rho H \rfloor` heads of every layer, and learn which.
 
-    A mask of 0 or 1 multiplies each head's output before the output projection. Its importance is
+    A mask of 0 or 1 multiplies each head's output, before the output projection where a layer has
+    one. Its importance is
     :math:`|\partial L / \partial m_h| = |\sum_{n,c} Z_{nhc}\, \partial L / \partial Z_{nhc}|`,
     which heads that are off have too. Every ``every`` calls of :meth:`step` the
     :math:`\lceil q \cdot \text{active} \rceil` least important active heads are turned off, and as
     many of the most important inactive ones on (those just turned off can come back).
 
     Args:
-        model: A model of layers with an output projection; hooks are attached to it.
+        model: A model of our layers of attention; hooks are attached to it.
         density: rho, in (0, 1].
         exchange: q, in [0, 1].
         every: Steps between exchanges.
@@ -95,9 +129,7 @@ class HeadMasks(nn.Module):
 
     Raises:
         ValueError: a number is out of range, no head would be left, or the model has no heads that
-            can be masked. Those of GINAttention, TransformerConv, GATv2Conv and of PyG's layers
-            have no projection of their own after them: a layer without some of them would have
-            another width.
+            can be masked, as PyG's layers and the pooled form of TopMAttention.
 
     Paper: Liu et al., 2023, https://arxiv.org/abs/2312.05479 (GTSP), with the outputs before the
     projection and one optimiser step per iteration.
@@ -121,9 +153,7 @@ class HeadMasks(nn.Module):
         self.layers = list(layers_with_heads(model))
         if not self.layers:
             raise ValueError(
-                f"{type(model).__name__} has no heads before an output projection; masks work with "
-                "GraphTransformer, GraphTransformerLayer, PNAAttention, LargeGT, and TopMAttention "
-                "of form 'attention'"
+                f"{type(model).__name__} has no heads that can be masked; expected {KNOWN}"
             )
         self.density, self.exchange, self.every, self.steps = density, exchange, every, 0
         self._hooks: list[Any] = []
@@ -134,13 +164,15 @@ class HeadMasks(nn.Module):
                     f"a density of {density} leaves none of {layer.count} heads; "
                     f"keep at least {1 / layer.count:g}"
                 )
-            mask = torch.zeros(layer.count, device=layer.read_by[0][0].weight.device)
+            mask = torch.zeros(layer.count, device=layer.made_by[0].weight.device)
             mask[torch.randperm(layer.count, generator=generator)[:active]] = 1.0
             self.register_buffer(f"mask{number}", mask)
             self.register_buffer(f"importance{number}", torch.zeros_like(mask))
             for linear, offset in layer.read_by:
-                hook = _Masking(self, number, offset, layer.width)
+                hook = _Masking(self, number, offset, (linear.in_features - offset) // layer.count)
                 self._hooks.append(linear.register_forward_pre_hook(hook))
+            if layer.join is not None:
+                self._hooks.append(layer.join.register_forward_pre_hook(_Masking(self, number)))
         self.register_load_state_dict_post_hook(_renew)
         _renew(self)
 
@@ -186,10 +218,20 @@ class HeadMasks(nn.Module):
         self._hooks.clear()
 
     def compact(self) -> None:
-        """Delete the masked heads from the layers, and take the hooks away."""
+        """Delete the masked heads from the layers, and take the hooks away.
+
+        Raises:
+            ValueError: their weights have masks, which would keep the old shape.
+        """
+        maps = [m for layer in self.layers for m in layer.made_by + [r for r, _ in layer.read_by]]
+        if any(parametrize.is_parametrized(linear) for linear in maps):
+            raise ValueError(
+                "linear maps of these heads have masks or other parametrizations; compact() "
+                "WeightMasks before HeadMasks, or remove the parametrizations"
+            )
         self.remove()
         for layer, mask in zip(self.layers, self.masks, strict=True):
-            keep_heads(layer, mask.detach() > 0)
+            keep_heads(layer, mask.detach().to(layer.made_by[0].weight.device) > 0)
 
 
 def _renew(masks: HeadMasks, _: Any = None) -> None:
@@ -200,14 +242,17 @@ def _renew(masks: HeadMasks, _: Any = None) -> None:
 
 
 class _Masking:
-    """A hook that multiplies the columns of each head by its mask."""
+    """A hook that multiplies each head [..., H, d], or its ``width`` columns, by its mask."""
 
-    def __init__(self, masks: HeadMasks, number: int, offset: int, width: int) -> None:
+    def __init__(self, masks: HeadMasks, number: int, offset: int = 0, width: int = 0) -> None:
         self.masks, self.number, self.offset, self.width = masks, number, offset, width
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x = inputs[0]
-        factor = self.masks.masks[self.number].to(x).repeat_interleave(self.width)
+        factor = self.masks.masks[self.number].to(x)
+        if not self.width:
+            return (x * factor[:, None], *inputs[1:])
+        factor = factor.repeat_interleave(self.width)
         if self.offset:
             factor = torch.cat([factor.new_ones(self.offset), factor])
         return (x * factor, *inputs[1:])
@@ -236,9 +281,12 @@ def keep_heads(layer: Heads, keep: Tensor) -> None:
     for linear, offset in layer.read_by:
         columns = keep.repeat_interleave((linear.in_features - offset) // count)
         _slice(linear, 1, torch.cat([columns.new_ones(offset), columns]))
-    for stack in layer.stacks:
-        for name, parameter in list(stack.named_parameters(recurse=False)):
-            setattr(stack, name, nn.Parameter(parameter[keep].clone()))
+    if layer.join is not None:
+        layer.join.keep(keep)
+    for module, name, dim in layer.others:
+        old = getattr(module, name)
+        kept = old.detach().index_select(dim, keep.nonzero().squeeze(1))
+        setattr(module, name, nn.Parameter(kept, requires_grad=old.requires_grad))
     for owner in layer.owners:
         owner.heads = int(keep.sum())
 
@@ -248,4 +296,5 @@ def _slice(linear: nn.Linear, dim: int, keep: Tensor) -> None:
     linear.weight = nn.Parameter(weight.clone(), requires_grad=linear.weight.requires_grad)
     linear.out_features, linear.in_features = linear.weight.shape
     if dim == 0 and linear.bias is not None:
-        linear.bias = nn.Parameter(linear.bias[keep].clone())
+        bias = linear.bias.detach()[keep]
+        linear.bias = nn.Parameter(bias, requires_grad=linear.bias.requires_grad)

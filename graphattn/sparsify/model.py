@@ -31,22 +31,22 @@ class Compacted(NamedTuple):
 class Sparsified(nn.Module):
     """A model with learned masks; :meth:`compact` gives the smaller model that they describe.
 
-    ==========================  =========  =====  =====  ====  =======
-    model                       nodes      edges  heads  skip  weights
-    ==========================  =========  =====  =====  ====  =======
-    GraphTransformer            yes        yes    yes    yes   yes
-    IsomorphicTransformer, pna  yes        yes*   yes    yes   yes
-    IsomorphicTransformer, gin  yes        yes*   no     yes   yes
-    LaplacianTransformer**      no         no     yes    yes   yes
-    TANGNN                      with pool  no     yes**  yes   yes
-    SINC                        yes        no     no     yes   yes
-    GCN, SAGE, GAT              yes        no     no     no    yes
-    ==========================  =========  =====  =====  ====  =======
+    ======================  =========  =====  =====  ====  =======
+    model                   nodes      edges  heads  skip  weights
+    ======================  =========  =====  =====  ====  =======
+    GraphTransformer        yes        yes    yes    yes   yes
+    IsomorphicTransformer   yes        yes    yes    yes   yes
+    LaplacianTransformer    no         no     yes    yes   yes
+    TANGNN                  with pool  no     yes    yes   yes
+    SINC                    yes        no     no     yes   yes
+    GCN, SAGE, GAT          yes        no     no     no    yes
+    ======================  =========  =====  =====  ====  =======
 
-    * not with ``is_causal``, nor with a hard transform that passes no gradient. ** without
-    ``edge_types``; with ``form="attention"``. Of other models: edges where ``forward`` takes
-    ``bias`` [E], heads of layers that :class:`HeadMasks` names, skip as in :class:`LayerSkips`.
-    LargeGT is called with tokens: prune it by :class:`HeadMasks` and :class:`WeightMasks` alone.
+    Not IsomorphicTransformer's edges where its layers are causal, or have a hard transform that
+    passes no gradient; LaplacianTransformer without ``edge_types`` alone; TANGNN's heads in its
+    form ``"attention"`` alone. Of other models: edges where ``forward`` takes ``bias`` [E], heads
+    of the layers that :class:`HeadMasks` works with, and skip as in :class:`LayerSkips`. LargeGT is
+    called with tokens: prune it by :class:`HeadMasks` and :class:`WeightMasks` themselves.
 
     Args:
         model: A model ``(x, graph, pe=None, batch=None) -> out``.

@@ -112,5 +112,5 @@ def _layer_edges(layer: nn.Module | None) -> str | None:
 
 def _heads(model: nn.Module) -> str | None:
     if next(layers_with_heads(model), None) is None:
-        return "has no heads before an output projection"
+        return "has no heads that can be masked"
     return None

@@ -117,3 +117,9 @@ def test_lazy_and_masked_weights_are_refused() -> None:
     WeightMasks(model, 0.5)
     with pytest.raises(ValueError, match="have masks or other parametrizations already"):
         WeightMasks(model, 0.5)
+    conv = TransformerConv(3, 4, 2)
+    heads, weights = HeadMasks(conv, 0.5), WeightMasks(conv, 0.5)
+    with pytest.raises(ValueError, match="WeightMasks before HeadMasks"):
+        heads.compact()
+    weights.compact()
+    heads.compact()

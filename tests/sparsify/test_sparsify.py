@@ -248,7 +248,7 @@ def test_layers_are_skipped_in_training_and_dropped_for_good() -> None:
         (lambda: NodeSelector(F_IN, 0.0), "0 would prune everything"),
         (lambda: EdgeSelector(F_IN, 1.2), r"ratio must lie in \(0, 1\]"),
         (lambda: HeadMasks(transformer(), 0.1), "leaves none of 4 heads"),
-        (lambda: HeadMasks(GCN(3, 4, 2, 1), 0.5), "no heads before an output projection"),
+        (lambda: HeadMasks(GCN(3, 4, 2, 1), 0.5), "no heads that can be masked"),
         (lambda: LayerSkips(transformer(), 1.0), "would prune every layer"),
         (lambda: WeightMasks(transformer(), 0.0), "would prune everything"),
         (lambda: WeightMasks(nn.Identity(), 0.5), "no linear maps"),

@@ -29,7 +29,7 @@ SUPPORTED = {
     "sage": {"nodes", "weights"},
     "gat": {"nodes", "weights"},
     "large-gt": set(),
-    "gin-attention": {"nodes", "edges", "skip", "weights"},
+    "gin-attention": {*DIMENSIONS},
     "pna-attention": {*DIMENSIONS},
     "tangnn": {"nodes", "heads", "skip", "weights"},
     "sinc": {"nodes", "skip", "weights"},
