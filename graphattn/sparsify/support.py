@@ -9,7 +9,7 @@ from graphattn.models import TANGNN, LaplacianTransformer
 from graphattn.models.graph_transformer import PreNormBlock
 from graphattn.nn.adjacency import HARD
 from graphattn.sparsify.depth import residuals_of
-from graphattn.sparsify.heads import layers_with_heads
+from graphattn.sparsify.head_layers import layers_with_heads
 
 DIMENSIONS = ("nodes", "edges", "heads", "skip", "weights")
 

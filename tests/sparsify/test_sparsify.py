@@ -21,7 +21,7 @@ from graphattn.sparsify import (
     cubic_sparsity,
     drop_layers,
 )
-from graphattn.sparsify.heads import heads_of
+from graphattn.sparsify.head_layers import heads_of
 
 N, F_IN, D, H = 20, 5, 16, 4
 

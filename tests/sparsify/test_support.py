@@ -86,6 +86,19 @@ def test_a_dimension_works_or_is_refused(name: str, dimension: str, pool: str | 
     assert torch.equal(pruned(x, graph(), batch=BATCH), want)
 
 
+def test_heads_layers_and_weights_of_the_laplacian_transformer() -> None:
+    model = LaplacianTransformer(F_IN, 8, 3, 3, 4, dropout=0.0, impl="reference")
+    options = {"head_options": {"every": 1}, "weight_options": {"end": 2, "every": 1}}
+    pruned = Sparsified(model, 1, heads=0.5, skip=0.5, weights=0.5, **options).double()
+    x = torch.randint(0, F_IN, (N,))
+    for _ in range(2):
+        pruned(x, graph(), batch=BATCH).square().sum().backward()
+        pruned.step()
+    want = pruned.eval()(x, graph(), batch=BATCH)
+    small, smaller, _ = pruned.compact(x, graph())
+    near(small(x, smaller, batch=BATCH), want)
+
+
 def test_compaction_of_nodes_runs_on_their_rows_alone() -> None:
     model = build("gt", pool=None)
     pruned, x = Sparsified(model, F_IN, nodes=0.5).double().eval(), torch.randn(N, F_IN).double()
