@@ -162,7 +162,8 @@ def _compaction(device: str, repeats: int) -> dict[str, Any]:
     _, graph = _graph(NODES, EDGES, device)
     x = torch.randn(NODES, 128, device=device)
     model = GraphTransformer(128, 128, 40, 4, 8).to(device).eval()
-    small, fewer = Sparsified(model, 128, heads=0.5, edges=0.5).to(device).eval().compact(x, graph)
+    pruned = Sparsified(model, 128, heads=0.5, edges=0.5).to(device).eval()
+    small, fewer, _ = pruned.compact(x, graph)
     whole = GraphTransformer(128, 128, 40, 4, 8).to(device).eval()
 
     def training_step(network: nn.Module, over: ga.CSRGraph) -> Callable[[], object]:

@@ -37,7 +37,7 @@ class _TunedGNN(nn.Module):
     ) -> None:
         super().__init__()
         check_pool(pool)
-        self.pe_dim = pe_dim
+        self.in_channels, self.pe_dim = in_channels, pe_dim
         self.pool = pool
         self.jumping = jumping
         self.dropout = dropout

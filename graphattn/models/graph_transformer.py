@@ -1,5 +1,6 @@
 """GraphTransformer: the pre-norm one-hop transformer of the heterophilous benchmark."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -39,7 +40,7 @@ class GraphTransformer(nn.Module):
         pool: ``"mean"`` gives one output per graph of ``batch``; ``None`` one per node.
         top_m: Keep each row's and head's ``top_m`` largest logits; ``None`` keeps all.
         make_layer: From the depth of a block to a layer ``(x, graph) -> x`` that takes the place
-            of its attention; ``None`` for the attention.
+            of its attention, with a keyword ``bias`` if it can; ``None`` for the attention.
         impl: Implementation of the attention (see :func:`graphattn.attention`).
 
     Memory O(L N D + E). Paper: Platonov et al., 2023, https://arxiv.org/abs/2302.11640 (GT and
@@ -78,6 +79,7 @@ class GraphTransformer(nn.Module):
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
         check_pool(pool)
         self.variant = variant
+        self.in_channels = in_channels
         self.pe_dim = pe_dim
         self.pool = pool
         self.input = nn.Sequential(
@@ -125,8 +127,8 @@ class GraphTransformer(nn.Module):
             graph: Anything that :func:`graphattn.as_graph` takes.
             pe: Positional encoding ``[N, pe_dim]``.
             batch: Graph number of each node ``[N]``, read with ``pool="mean"`` only.
-            bias: Added to the logits of every block, ``[E]`` or ``[E, heads]``; not with
-                ``make_layer``.
+            bias: Added to the logits of every block, ``[E]`` or ``[E, heads]``; layers
+                of ``make_layer`` must take it.
 
         Returns:
             ``[N, out_channels]``, or ``[graphs, out_channels]`` with ``pool="mean"``.
@@ -174,6 +176,7 @@ class PreNormBlock(nn.Module):
         self.impl = impl
         self.norm1 = make_norm(norm, channels)
         self.layer = layer
+        self.takes_bias = layer is None or "bias" in inspect.signature(layer.forward).parameters
         if layer is None:
             self.lin_query = nn.Linear(channels, channels)
             self.lin_key = nn.Linear(channels, channels)
@@ -202,9 +205,10 @@ class PreNormBlock(nn.Module):
 
     def _attend(self, x: Tensor, graph: CSRGraph, bias: Tensor | None) -> Tensor:
         if self.layer is not None:
-            if bias is not None:
+            if not (bias is None or self.takes_bias):
                 raise ValueError(f"{type(self.layer).__name__} takes no edge bias; leave it out")
-            return cast(Tensor, self.dropout(self.layer(x, graph)))
+            options = {} if bias is None else {"bias": bias}
+            return cast(Tensor, self.dropout(self.layer(x, graph, **options)))
         query, key, value = (
             lin(x).unflatten(-1, (self.heads, -1))
             for lin in (self.lin_query, self.lin_key, self.lin_value)

@@ -61,7 +61,7 @@ class SINC(nn.Module):
         super().__init__()
         check_pool(pool)
         self.slope, self.dropout, self.residual = slope, dropout, residual
-        self.pe_dim, self.pool = pe_dim, pool
+        self.in_channels, self.pe_dim, self.pool = in_channels, pe_dim, pool
         width = hidden_channels
         self.lin_in = nn.Linear(in_channels + pe_dim, width)
         options: dict[str, Any] = {"aggr": aggr, "context": context, "slope": slope, "impl": impl}

@@ -72,6 +72,7 @@ class TANGNN(nn.Module):
         check_pool(pool)
         if fanouts is not None and (not fanouts or min(fanouts) < 1):
             raise ValueError(f"fanouts must be numbers of at least 1, or None, got {fanouts}")
+        self.in_channels = in_channels
         self.fanouts = None if fanouts is None else tuple(fanouts)
         self.dropout, self.residual, self.pe_dim, self.pool = dropout, residual, pe_dim, pool
         self.lin_in = nn.Linear(in_channels + pe_dim, hidden_channels)

@@ -19,8 +19,8 @@ _SMOOTH: dict[str, Smooth] = {
     "sigmoid": lambda z, beta: torch.sigmoid(beta * z),
 }
 _MIXED = ("flow", "silu+binary", "relu-below", "silu-below", "sigmoid-below")
-_HARD = ("binary", "top-k", "causal-top-k")
-TRANSFORMS = ("none", *_SMOOTH, *_MIXED, *_HARD)
+HARD = ("binary", "top-k", "causal-top-k")
+TRANSFORMS = ("none", *_SMOOTH, *_MIXED, *HARD)
 
 
 class AdjacencyTransform(nn.Module):
@@ -84,15 +84,20 @@ class AdjacencyTransform(nn.Module):
             )
         if not 0.0 < share <= 1.0:
             raise ValueError(f"share must lie in (0, 1], got {share}")
-        if learn_threshold and kind in ("none", *_HARD):
+        if not beta > 0.0:
+            raise ValueError(
+                f"beta must be positive, got {beta}: it is the steepness of the soft steps, and "
+                "at 0 they would be flat; the published value is 10"
+            )
+        if learn_threshold and kind in ("none", *HARD):
             able = ", ".join([*_SMOOTH, *_MIXED])
             raise ValueError(
                 f"transform {kind!r} has no gradient for its threshold; learn_threshold works "
                 f"with {able}; straight_through reaches the weights alone"
             )
-        if straight_through and kind not in _HARD:
+        if straight_through and kind not in HARD:
             raise ValueError(
-                f"straight_through is for the hard transforms {', '.join(_HARD)}; {kind!r} has "
+                f"straight_through is for the hard transforms {', '.join(HARD)}; {kind!r} has "
                 "a gradient of its own: leave it out"
             )
         self.kind, self.beta, self.share, self.gain = kind, beta, share, gain
@@ -134,13 +139,13 @@ class AdjacencyTransform(nn.Module):
         allowed = weight > 0.0
         size = graph.degree()
         if self.kind == "top-k":
-            count = (size * self.share).floor().clamp(min=1)
+            count = share_of(size, self.share, down=True).clamp(min=1)
         else:
             source, target = graph.edge_index()
             before = source < target
             allowed = (weight > theta) & before[:, None]
             count = torch.zeros_like(size).index_add(0, target, before.to(size.dtype))
-            count = (count * self.share).ceil()
+            count = share_of(count, self.share)
         rank = row_rank(torch.where(allowed, weight, -torch.inf), graph)
         target = graph.edge_index()[1]
         return (allowed & (rank < count[target][:, None])).to(weight.dtype)
@@ -148,6 +153,17 @@ class AdjacencyTransform(nn.Module):
     def extra_repr(self) -> str:
         """Kind and threshold."""
         return f"{self.kind!r}, threshold={float(self.threshold):g}"
+
+
+def share_of(size: Tensor, share: float, *, down: bool = False) -> Tensor:
+    r""":math:`\lceil r\, n \rceil` (or the floor) of integers n, as if r were the decimal written.
+
+    The product is taken in float64 and moved by a part in 10^12, since 0.3 * 50 must be 15: the
+    product of an int64 tensor and a float is float32, where it lies above.
+    """
+    exact = size.to(torch.float64) * share
+    found = (exact * (1.0 + 1e-12)).floor() if down else (exact * (1.0 - 1e-12)).ceil()
+    return found.to(torch.int64)
 
 
 def row_rank(scores: Tensor, graph: CSRGraph) -> Tensor:

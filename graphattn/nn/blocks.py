@@ -84,6 +84,44 @@ def check_features(x: Tensor, channels: int) -> None:
         )
 
 
+class JoinHeads(nn.Module):
+    """Put heads ``[..., H, d]`` side by side ``[..., H d]``, or take their mean ``[..., d]``.
+
+    Heads that :meth:`keep` deletes count as 0, so that the width stays: a layer without an output
+    projection of its own has a place per head in what it returns.
+
+    Args:
+        heads: Number of heads H that there were at first.
+        concat: Side by side, else the mean.
+    """
+
+    kept: Tensor | None
+
+    def __init__(self, heads: int, concat: bool = True) -> None:
+        super().__init__()
+        self.heads, self.concat = heads, concat
+        self.register_buffer("kept", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Heads that are left ``[..., H', d]`` -> ``[..., H d]`` or ``[..., d]``."""
+        if self.kept is None:
+            return x.flatten(-2) if self.concat else x.mean(-2)
+        if not self.concat:
+            return x.sum(-2) / self.heads
+        whole = x.new_zeros(*x.shape[:-2], self.heads, x.shape[-1])
+        return whole.index_copy(-2, self.kept, x).flatten(-2)
+
+    def split(self, x: Tensor) -> Tensor:
+        """``[..., H d]`` -> the parts of the heads that are left ``[..., H', d]``."""
+        parts = x.reshape(*x.shape[:-1], self.heads, x.shape[-1] // self.heads)
+        return parts if self.kept is None else parts.index_select(-2, self.kept)
+
+    def keep(self, mask: Tensor) -> None:
+        """Delete those of the heads left where ``mask`` [H'] is false."""
+        kept = torch.arange(self.heads, device=mask.device) if self.kept is None else self.kept
+        self.kept = kept[mask]
+
+
 def check_nodes(x: Tensor, channels: int | None = None) -> None:
     """Raise unless ``x`` is a tensor of node features ``[N, F]``, F of ``channels`` if given."""
     if not isinstance(x, Tensor):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from graphattn.graph import CSRGraph
-from graphattn.nn.blocks import LazyLinear, check_heads
+from graphattn.nn.blocks import JoinHeads, LazyLinear, check_heads
 from graphattn.nn.self_loops import loop_features, with_self_loops
 from graphattn.nn.transformer_conv import check_pyg_options, graph_of, source_and_target
 from graphattn.ops import additive_attention, additive_scores, edge_softmax
@@ -79,6 +79,7 @@ class GATv2Conv(nn.Module):
         wide, total = heads * out_channels, out_channels * (heads if concat else 1)
         self.lin_l = _glorot_linear(source, wide, bias)
         self.lin_r = self.lin_l if share_weights else _glorot_linear(target, wide, bias)
+        self.join = JoinHeads(heads, concat)
         self.att = nn.Parameter(torch.empty(1, heads, out_channels))
         self.lin_edge = None if edge_dim is None else _glorot_linear(edge_dim, wide, False)
         self.res = _glorot_linear(target, total, False) if residual else None
@@ -129,7 +130,7 @@ class GATv2Conv(nn.Module):
         dropout_p = self.dropout if self.training else 0.0
         att = self.att[0]
         out = additive_attention(query, key, key, att, graph, dropout_p=dropout_p, **options)
-        out = out.flatten(1) if self.concat else out.mean(dim=1)
+        out = self.join(out)
         if self.res is not None:
             out = out + self.res(x_target)
         if self.bias is not None:

@@ -5,8 +5,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from graphattn.nn.blocks import reset
-from graphattn.nn.head_weights import HeadMLP, HeadWeights, recomputed, split_heads
+from graphattn.nn.blocks import JoinHeads, reset
+from graphattn.nn.head_weights import HeadMLP, HeadWeights, recomputed
 from graphattn.ops import aggregate, attention
 
 
@@ -63,6 +63,7 @@ class GINAttention(nn.Module):
         self.eps = nn.Parameter(torch.full((heads,), float(eps)))
         mlp = HeadMLP(heads, width, hidden, width, mlp_dropout) if mlp_ratio > 0 else nn.Identity()
         self.mlp = mlp
+        self.join = JoinHeads(heads)
         self.lin_out = nn.Linear(channels, channels) if out_proj else nn.Identity()
 
     def reset_parameters(self) -> None:
@@ -70,32 +71,38 @@ class GINAttention(nn.Module):
         reset(self)
         nn.init.constant_(self.eps, self.first_eps)
 
-    def forward(self, x: Tensor, graph: Any = None) -> Tensor:
+    def forward(self, x: Tensor, graph: Any = None, bias: Tensor | None = None) -> Tensor:
         """Run the layer.
 
         Args:
             x: Features ``[..., N, D]``; leading dimensions share the graph.
             graph: Anything that :func:`graphattn.as_graph` takes; None means that x is a sequence,
                 where everyone attends to all, or to the past with ``is_causal``.
+            bias: Added to the logits, ``[E]`` or ``[E, H]``; not with ``is_causal``.
 
         Returns:
             ``[..., N, D]``.
+
+        Raises:
+            ValueError: ``x`` or ``bias`` does not fit the graph or the layer.
         """
+        self.weights.check_bias(bias)
         graph = self.weights.graph_of(x, graph)
-        value = split_heads(x, self.heads)
+        value = self.join.split(x)
         pairs = [t for pair in self.weights.projections(x) for t in pair]
         if self.weights.is_plain:
             dropout_p = self.weights.dropout if self.training else 0.0
-            options: dict[str, Any] = {"dropout_p": dropout_p, "impl": self.weights.impl}
+            options: dict[str, Any] = {"dropout_p": dropout_p, "bias": bias}
+            options |= {"impl": self.weights.impl}
             total = attention(pairs[0], pairs[1], value, graph, **options)
         else:
 
             def mix(value: Tensor, *pairs: Tensor) -> Tensor:
-                weight = self.weights(graph, *pairs)
+                weight = self.weights(graph, *pairs, bias=bias)
                 return aggregate(value, graph, weight, heads=True, impl=self.weights.impl)
 
             total = recomputed(mix, value, *pairs)
-        out = self.mlp(self.eps[:, None] * value + total).flatten(-2)
+        out = self.join(self.mlp(self.eps[:, None] * value + total))
         return cast(Tensor, self.lin_out(out))
 
     def __repr__(self) -> str:

@@ -157,14 +157,26 @@ class HeadWeights(nn.Module):
             found.append((query * (self.sharpness / self.temperature), key))
         return found
 
-    def forward(self, graph: CSRGraph, *pairs: Tensor) -> Tensor:
-        """The adjacency [..., E, H] of (query, key, query, key ...), with dropout in training."""
+    def check_bias(self, bias: Tensor | None) -> None:
+        """Raise where a bias of the edges has no place."""
+        if bias is not None and self.is_causal:
+            raise ValueError(
+                "bias has one number per edge of the graph, and is_causal leaves some of them out; "
+                "build the layer without is_causal on a graph of the edges to earlier nodes"
+            )
+
+    def forward(self, graph: CSRGraph, *pairs: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The adjacency [..., E, H] of (query, key, query, key ...), with dropout in training.
+
+        ``bias`` [E] or [E, H] is added to the logits.
+        """
+        options: dict[str, Any] = {"impl": self.impl, "bias": bias}
         if self.normaliser == "relu":
-            weight = F.relu(edge_scores(pairs[0], pairs[1], graph, impl=self.impl))
+            weight = F.relu(edge_scores(pairs[0], pairs[1], graph, **options))
         else:
-            weight = attention_weights(pairs[0], pairs[1], graph, impl=self.impl)
+            weight = attention_weights(pairs[0], pairs[1], graph, **options)
             if self.mix is not None:
-                second = attention_weights(pairs[2], pairs[3], graph, impl=self.impl)
+                second = attention_weights(pairs[2], pairs[3], graph, **options)
                 weight = weight - self.mix * second
         weight = self.transform(weight, graph)
         return F.dropout(weight, self.dropout, self.training)

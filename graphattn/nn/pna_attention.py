@@ -96,14 +96,19 @@ class PNAAttention(nn.Module):
         """Draw new initial values for every part."""
         reset(self)
 
-    def forward(self, x: Tensor, graph: Any = None) -> Tensor:
-        """Run the layer: x ``[..., N, D]`` -> ``[..., N, D]``; ``graph`` as in GINAttention."""
+    def forward(self, x: Tensor, graph: Any = None, bias: Tensor | None = None) -> Tensor:
+        """Run the layer: x ``[..., N, D]`` -> ``[..., N, D]``.
+
+        ``graph`` and ``bias`` as in GINAttention; the bias is finite: the maximum is over all edges
+        of softmax attention.
+        """
+        self.weights.check_bias(bias)
         graph = self.weights.graph_of(x, graph)
         value = split_heads(self.lin_value(x), self.heads)
         pairs = [t for pair in self.weights.projections(x) for t in pair]
 
         def reduce(value: Tensor, *pairs: Tensor) -> Tensor:
-            return self._reduce(value, self.weights(graph, *pairs), graph)
+            return self._reduce(value, self.weights(graph, *pairs, bias=bias), graph)
 
         found = recomputed(reduce, value, *pairs)
         if self.scalers != ("identity",):

@@ -150,7 +150,7 @@ class TopMAttention(nn.Module):
         return torch.ones_like(scores)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.reshape(x.shape[0], self.heads, self.channels // self.heads)
+        return x.reshape(x.shape[0], self.heads, x.shape[1] // self.heads)
 
     def _pooled(
         self, tokens: Tensor, owner: Tensor | None, batch: Tensor | None, count: int

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from graphattn.graph import CSRGraph, as_graph
-from graphattn.nn.blocks import LazyLinear, check_heads, check_nodes, linear
+from graphattn.nn.blocks import JoinHeads, LazyLinear, check_heads, check_nodes, linear
 from graphattn.ops import attention, attention_weights
 
 _PYG_OPTIONS: dict[str, tuple[Any, ...]] = {
@@ -91,6 +91,7 @@ class TransformerConv(nn.Module):
         self.lin_value = linear(source, wide, bias)
         self.lin_edge = None if edge_dim is None else linear(edge_dim, wide, bias=False)
         self.lin_skip = linear(target, skip, bias)
+        self.join = JoinHeads(heads, concat)
         self.lin_beta = nn.Linear(3 * skip, 1, bias=False) if self.beta else None
         self.reset_parameters()
 
@@ -166,7 +167,7 @@ class TransformerConv(nn.Module):
 
     def _combine(self, message: Tensor, x_target: Tensor) -> Tensor:
         """Join the heads and add the skip path; message [Nt, H, d]."""
-        out = message.flatten(1) if self.concat else message.mean(dim=1)
+        out: Tensor = self.join(message)
         if not self.root_weight:
             return out
         skip: Tensor = self.lin_skip(x_target)

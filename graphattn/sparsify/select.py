@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from graphattn.graph import CSRGraph
-from graphattn.nn.adjacency import row_rank
+from graphattn.nn.adjacency import row_rank, share_of
 from graphattn.ops import additive_scores, edge_softmax
 
 
@@ -16,6 +16,27 @@ def check_ratio(name: str, ratio: float) -> None:
         raise ValueError(
             f"{name} must lie in (0, 1], got {ratio}: 1 keeps all, and 0 would prune everything"
         )
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise unless ``temperature`` is positive."""
+    if not temperature > 0.0:
+        raise ValueError(f"temperature must be positive, got {temperature}; 1 is published")
+
+
+def inner_edges(graph: CSRGraph, keep: Tensor) -> Tensor:
+    """Which edges join two nodes of ``keep`` [N] bool: [E] bool in the caller's order."""
+    source, target = graph.edge_index()
+    return keep[source] & keep[target]
+
+
+def of_kept_rows(graph: CSRGraph, keep: Tensor) -> CSRGraph:
+    """The graph of the nodes of ``keep`` [N] bool alone; all its edges must be among them.
+
+    Nodes are numbered anew in their order, so that edges keep theirs, and ties break alike.
+    """
+    place = keep.cumsum(0) - 1
+    return CSRGraph.from_edge_index(place[graph.edge_index()], int(keep.sum()))
 
 
 def gumbel_like(scores: Tensor) -> Tensor:
@@ -47,6 +68,7 @@ class NodeSelector(nn.Module):
     def __init__(self, channels: int, ratio: float, temperature: float = 1.0) -> None:
         super().__init__()
         check_ratio("ratio", ratio)
+        check_temperature(temperature)
         self.ratio, self.temperature = ratio, temperature
         self.lin = nn.Linear(channels, 1)
 
@@ -58,14 +80,16 @@ class NodeSelector(nn.Module):
         self, x: Tensor, graph: CSRGraph, batch: Tensor | None = None
     ) -> tuple[Tensor, CSRGraph, Tensor]:
         """x [N, F] -> (x, smaller graph, which of its edges are left [E] bool)."""
-        everything = torch.ones(graph.num_edges, dtype=torch.bool, device=x.device)
         if self.ratio == 1.0:
-            return x, graph, everything
+            return x, graph, torch.ones(graph.num_edges, dtype=torch.bool, device=x.device)
         keep, soft = self.keep(x, batch)
-        source, target = graph.edge_index()
-        left = keep[source] & keep[target]
-        x = x * torch.where(keep, 1.0 + (soft - soft.detach()), 1.0)[:, None]
-        return x, graph.filter(left), left
+        left = inner_edges(graph, keep)
+        return self.scaled(x, keep, soft), graph.filter(left), left
+
+    @staticmethod
+    def scaled(x: Tensor, keep: Tensor, soft: Tensor) -> Tensor:
+        """x [N, F] times 1 + pi - sg(pi) where a node is kept."""
+        return x * torch.where(keep, 1.0 + (soft - soft.detach()), 1.0)[:, None]
 
     def keep(self, x: Tensor, batch: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Which nodes are kept, [N] bool, and pi, [N]."""
@@ -78,7 +102,7 @@ class NodeSelector(nn.Module):
         sets = _sets(sizes, order)
         row = torch.arange(len(sizes), device=x.device).repeat_interleave(sizes)
         rank = row_rank(scores.detach()[order, None], sets)[:, 0]
-        count = (sizes * self.ratio).ceil()
+        count = share_of(sizes, self.ratio)
         keep = torch.empty_like(owner, dtype=torch.bool)
         keep[order] = rank < count[row]
         soft = edge_softmax(scores[order] / self.temperature, sets, heads=False)
@@ -114,6 +138,7 @@ class EdgeSelector(nn.Module):
     ) -> None:
         super().__init__()
         check_ratio("ratio", ratio)
+        check_temperature(temperature)
         self.ratio, self.temperature = ratio, temperature
         self.lin_row = nn.Linear(channels, hidden)
         self.lin_col = nn.Linear(channels, hidden, bias=False)
@@ -140,7 +165,7 @@ class EdgeSelector(nn.Module):
         scores = additive_scores(row, col, self.vector, graph, activation="tanh")
         if self.training:
             scores = scores + gumbel_like(scores)
-        count = (graph.degree() * self.ratio).ceil()[graph.edge_index()[1]]
+        count = share_of(graph.degree(), self.ratio)[graph.edge_index()[1]]
         keep = row_rank(scores.detach(), graph)[:, 0] < count
         soft = edge_softmax(scores / self.temperature, graph, heads=True)
         return keep, cast(Tensor, soft[:, 0])

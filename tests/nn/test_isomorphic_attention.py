@@ -248,6 +248,26 @@ def test_refusals(options: dict[str, Any], message: str) -> None:
         GINAttention(D, **{"heads": H} | options)
 
 
+@pytest.mark.parametrize("kind", [GINAttention, PNAAttention])
+@pytest.mark.parametrize("transform", ["none", "relu"])
+def test_a_bias_of_edges_is_added_to_the_logits(kind: Any, transform: str) -> None:
+    """Exact gradient; and where it is far below the others, the edge is not there."""
+    made = AdjacencyTransform(transform, threshold=0.0)
+    layer = kind(D, H, transform=made, impl="reference").double().eval()
+    pairs = torch.cartesian_prod(torch.arange(4), torch.arange(4)).T
+    graph, x = CSRGraph.from_edge_index(pairs, 4), torch.randn(4, D, dtype=torch.float64)
+    bias = torch.randn(16, H, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda b: layer(x, graph, bias=b), bias, fast_mode=True)
+    if kind is GINAttention or transform == "relu":  # softmax's maximum is over all edges
+        left = torch.arange(16) % 3 > 0
+        gone = torch.where(left, 0.0, -1e4).double()
+        want = layer(x, graph.filter(left))
+        torch.testing.assert_close(layer(x, graph, bias=gone), want, rtol=1e-9, atol=1e-10)
+    causal = kind(D, H, is_causal=True)
+    with pytest.raises(ValueError, match="build the layer without is_causal"):
+        causal(x.float(), graph, bias=bias)
+
+
 def test_transform_refusals() -> None:
     with pytest.raises(ValueError, match=r"threshold must lie in \[0, 1\]"):
         AdjacencyTransform("relu", threshold=1.5)
@@ -255,6 +275,8 @@ def test_transform_refusals() -> None:
         AdjacencyTransform("binary", learn_threshold=True)
     with pytest.raises(ValueError, match="a gradient of its own"):
         AdjacencyTransform("relu", straight_through=True)
+    with pytest.raises(ValueError, match="beta must be positive, got 0.0"):
+        AdjacencyTransform("sigmoid", beta=0.0)
     with pytest.raises(ValueError, match="variant must be one of"):
         PNAAttention(D, H, variant="x")
     with pytest.raises(ValueError, match=r"scalers must be a sequence of .*got \[\]"):

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from graphattn import CSRGraph
 from graphattn.models import GCN, GraphTransformer, IsomorphicTransformer
-from graphattn.nn import GraphTransformerLayer
+from graphattn.models.graph_transformer import PreNormBlock
+from graphattn.nn import GraphTransformerLayer, PNAAttention
 from graphattn.nn.sequences import sequence_graph
 from graphattn.sparsify import (
     EdgeSelector,
@@ -20,6 +21,7 @@ from graphattn.sparsify import (
     cubic_sparsity,
     drop_layers,
 )
+from graphattn.sparsify.head_layers import heads_of
 
 N, F_IN, D, H = 20, 5, 16, 4
 
@@ -80,13 +82,57 @@ def test_masked_heads_equal_deleted_heads(kind: str) -> None:
     call().sum().backward()
 
 
+def dyadic(shape: torch.Size | tuple[int, ...]) -> Tensor:
+    return torch.randint(-3, 4, shape).double() / 4
+
+
+@pytest.mark.parametrize("kind", ["gt", "gt-sep", "edges", "pna"])
+def test_masked_heads_equal_deleted_heads_bit_for_bit(kind: str) -> None:
+    """In layers whose products with matrices round nothing.
+
+    A BLAS adds in another order when a matrix has fewer rows (MKL's float64 does, in the last bit,
+    for 8 of 16), so that bits can only be compared where order does not matter: projections of
+    small multiples of 1/4, and an output projection that reads each column once.
+    """
+    inputs: list[Tensor] = []
+    if kind == "edges":
+        layer: nn.Module = GraphTransformerLayer(
+            D, H, edge_dim=3, batch_norm=False, impl="reference"
+        )
+        inputs = [dyadic((graph().num_edges, 3))]
+    elif kind == "pna":
+        layer = PNAAttention(D, H, impl="reference")
+    else:
+        options = {"separate": kind == "gt-sep", "norm": "none", "dropout": 0.0, "residual": True}
+        layer = PreNormBlock(D, H, **options, impl="reference")
+    found = heads_of(layer.double().eval())
+    assert found is not None
+    with torch.no_grad():
+        for linear in found.made_by:
+            for parameter in linear.parameters():
+                parameter.copy_(dyadic(parameter.shape))
+        for linear, _ in found.read_by:
+            linear.weight.zero_()
+            columns = torch.randperm(linear.in_features)
+            linear.weight[torch.arange(linear.in_features) % linear.out_features, columns] = 0.5
+            linear.bias.zero_()
+    masks, x = HeadMasks(layer, 0.5), dyadic((N, D))
+    masked = layer(x, graph(), *inputs)
+    masks.compact()
+    deleted = layer(x, graph(), *inputs)
+    for one, other in zip(
+        *([t] if isinstance(t, Tensor) else t for t in (masked, deleted)), strict=True
+    ):
+        assert bool(one.any()) and torch.equal(one, other)
+
+
 def test_heads_are_exchanged_by_importance() -> None:
     model, x = transformer(), make()
     masks = HeadMasks(model, 0.5, exchange=0.5, every=2)
     wanted = [int(mask.sum()) for mask in masks.masks]
     for _ in range(2):
         model(x, graph()).square().sum().backward()
-        totals = [t + m.grad.abs() for t, m in zip(masks._importance, masks.masks, strict=True)]
+        totals = [t + m.grad.abs() for t, m in zip(masks.importance, masks.masks, strict=True)]
         before = [mask.detach() > 0 for mask in masks.masks]
         masks.step()
     assert [int(mask.sum()) for mask in masks.masks] == wanted
@@ -122,7 +168,7 @@ def test_nodes_are_counted_per_graph_and_gone(ratio: float) -> None:
 def test_edges_are_counted_per_row_and_learn() -> None:
     selector, x = EdgeSelector(F_IN, 0.3).double().eval(), make()
     smaller, bias = selector(x, graph())
-    assert torch.equal(smaller.degree(), (graph().degree() * 0.3).ceil().long())
+    assert smaller.degree().tolist() == [-(-3 * n // 10) for n in graph().degree().tolist()]
     assert bias is not None and not bias.any()
     model = Sparsified(transformer(), F_IN, edges=0.5).double()
     model(x, graph()).square().sum().backward()
@@ -140,12 +186,14 @@ def test_evaluation_is_deterministic_and_compaction_keeps_it() -> None:
     model.eval()
     found = model(x, graph())
     assert torch.equal(found, model(x, graph()))
-    plain, smaller = model.compact(x, graph())
-    torch.testing.assert_close(plain.eval()(x, smaller), found, rtol=1e-10, atol=1e-11)
+    plain, smaller, nodes = model.compact(x, graph())
+    assert len(nodes) == 18 == smaller.num_rows
+    kept = plain.eval()(x[nodes], smaller)
+    torch.testing.assert_close(kept, found[nodes], rtol=1e-10, atol=1e-11)
     assert not any("orig" in name for name, _ in plain.named_parameters())
     assert smaller.num_edges < graph().num_edges
     assert torch.equal(model(x, graph()), found)
-    shallow, _ = model.compact(x, graph(), layers=2)
+    shallow, *_ = model.compact(x, graph(), layers=2)
     assert len(shallow.blocks) == 2
 
 
@@ -200,7 +248,7 @@ def test_layers_are_skipped_in_training_and_dropped_for_good() -> None:
         (lambda: NodeSelector(F_IN, 0.0), "0 would prune everything"),
         (lambda: EdgeSelector(F_IN, 1.2), r"ratio must lie in \(0, 1\]"),
         (lambda: HeadMasks(transformer(), 0.1), "leaves none of 4 heads"),
-        (lambda: HeadMasks(GCN(3, 4, 2, 1), 0.5), "no heads before an output projection"),
+        (lambda: HeadMasks(GCN(3, 4, 2, 1), 0.5), "no heads that can be masked"),
         (lambda: LayerSkips(transformer(), 1.0), "would prune every layer"),
         (lambda: WeightMasks(transformer(), 0.0), "would prune everything"),
         (lambda: WeightMasks(nn.Identity(), 0.5), "no linear maps"),
