@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,15 +13,8 @@ from tqdm import tqdm
 
 from graphattn.graph.sort import sort_keys
 from graphattn.graph.store import META, Store, describe, write_meta
-from graphattn.graph.store_rows import (
-    DTYPES,
-    Progress,
-    Rows,
-    copy_rows,
-    mapped,
-    require_room,
-    stored_dtype,
-)
+from graphattn.graph.store_disk import full_disk_named, mapped, require_room
+from graphattn.graph.store_rows import DTYPES, Progress, Rows, copy_rows, stored_dtype
 
 Edges = Callable[[], Iterator[np.ndarray]]
 _PROGRESS = "progress.json"
@@ -75,17 +68,9 @@ def build_store(
     progress = Progress(folder / _PROGRESS, settings)
     merge = undirected or coalesce
     _require(folder, num_nodes, num_edges * (2 if undirected else 1), arrays, dtype)
-    try:
+    with full_disk_named(folder):
         _sort_edges(folder, progress, edges, num_nodes, num_edges, undirected, merge, bucket)
         entries = {key: copy_rows(folder, progress, key, arrays[key], dtype) for key in arrays}
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise OSError(
-            errno.ENOSPC,
-            "the disk is full; free some and the same call goes on",
-            str(folder),
-        ) from error
     rows = [num_nodes + 1], [progress.get("edges", 0)]
     kinds = "int64", str(index_type(num_nodes))
     for key, shape, kind in zip(("indptr", "indices"), rows, kinds, strict=True):
@@ -142,13 +127,13 @@ def _sort_edges(
             first, last = (-(-n * nodes // buckets) for n in (number, number + 1))
             counts[1 + first : 1 + last] = np.bincount(row - first, minlength=last - first)
             counts.flush()
-            column.astype(kind).tofile(out)
+            out.write(column.astype(kind).data)  # tofile hides a full disk's errno
             out.flush()
             progress.put(bucket=number + 1, edges=progress.get("edges") + len(keys))
         out.seek(0)
         _write_header(out, kind, (progress.get("edges"),))
     # Never in place: a kill before the next note would have the sums summed again.
-    indptr = mapped(folder / "indptr.npy", (nodes + 1,), np.int64, False)
+    indptr = mapped(folder / "indptr.npy", (nodes + 1,), np.int64)
     np.cumsum(counts, out=indptr)
     indptr.flush()
     progress.put(indptr=True)
@@ -161,8 +146,9 @@ def _deal(
     shutil.rmtree(place, ignore_errors=True)  # of a run that was killed while dealing
     place.mkdir()
     bounds = np.array([-(-n * nodes // buckets) for n in range(1, buckets)], np.int64) * nodes
-    files = [(place / f"{number}.bin").open("ab") for number in range(buckets)]
-    try:
+    with ExitStack() as stack:
+        paths = (place / f"{number}.bin" for number in range(buckets))
+        files = [stack.enter_context(path.open("ab")) for path in paths]
         with tqdm(total=count, desc="edges", unit="edge", unit_scale=True, disable=None) as bar:
             for block in edges():
                 _check_range(block, nodes)
@@ -175,11 +161,8 @@ def _deal(
                 for file, piece in zip(
                     files, np.split(keys, keys.searchsorted(bounds)), strict=True
                 ):
-                    piece.tofile(file)
+                    file.write(piece.data)
                 bar.update(block.shape[1])
-    finally:
-        for file in files:
-            file.close()
 
 
 def _check_range(block: np.ndarray, nodes: int) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from graphattn.graph import as_graph
 from graphattn.graph.store import widened
+from graphattn.graph.store_disk import mapped
 from graphattn.nn.sums import gathered, world_size
 from graphattn.sampling.neighbor import NeighborSampler, local_graph
 
@@ -114,9 +114,7 @@ def _allocate(shape: tuple[int, int], dtype: torch.dtype, place: Path | None) ->
     if place is None:
         return torch.empty(shape, dtype=dtype)
     kind = torch.empty(0, dtype=dtype).numpy().dtype
-    place.unlink(missing_ok=True)  # the layer before last may still be mapped
-    array = np.lib.format.open_memmap(place, "w+", kind, shape)
-    return torch.from_numpy(array)
+    return torch.from_numpy(mapped(place, shape, kind))
 
 
 def _moved(device: torch.device, *parts: Any) -> list[Any]:
