@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from graphattn.graph.csr import CSRGraph
+from graphattn.graph.store_checks import check_nodes
 
 META = "meta.json"
 VERSION = 1
@@ -76,7 +77,13 @@ class Store:
         """Rows ``nodes`` of an array [n, ...]; each distinct row is read once, in ascending order.
 
         Ascending reads touch every page of the file at most once per call.
+
+        Raises:
+            KeyError: There is no such array.
+            TypeError: ``nodes`` are not integers.
+            ValueError: One is below 0 or beyond the last row.
         """
+        check_nodes(nodes, len(self.array(name)), f"{name} of {self.folder}")
         distinct, place = torch.unique(nodes, return_inverse=True)
         return self.array(name)[distinct][place]
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from graphattn.cache import atomic_write
 from graphattn.graph.store import Store, describe, write_meta
+from graphattn.graph.store_checks import check_finite, check_rows, type_name
 from graphattn.graph.store_disk import full_disk_named, mapped, require_room
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -51,12 +52,14 @@ def add_array(
         about: Further entries of ``meta["extra"]``; also what a run after a kill must agree on.
 
     Raises:
-        ValueError: No store, or the beginning of another array of that name.
+        ValueError: No store, the beginning of another array of that name, or an array of one row
+            per node (x, y, pe, part, hop1, ...) that has another number.
         OSError: The disk is too small.
     """
     store = Store(folder)
     if key in store.names:
         return store
+    check_rows(key, len(array), store.num_nodes)
     about = dict(about or {})
     settings = [key, list(array.shape), str(array.dtype), about]
     progress = Progress(store.folder / f"progress-{key}.json", settings)
@@ -104,7 +107,7 @@ def copy_rows(
 ) -> dict[str, Any]:
     """One array into its file, going on after the rows that are noted as done."""
     path, kind = folder / f"{key}.npy", stored_dtype(key, array, dtype)
-    name = str(kind).removeprefix("torch.")
+    name = type_name(kind)
     if f"{key} done" in progress.state:
         entry: dict[str, Any] = progress.get(f"{key} done")
         return entry
@@ -117,7 +120,9 @@ def copy_rows(
         rows = max(1, _ROWS // max(out[0].nbytes, 1))
         bar = tqdm(total=len(array), initial=start, desc=key, unit="row", disable=None, delay=2)
         for first in range(start, len(array), rows):
-            block = array[first : first + rows].to(kind)
+            given = array[first : first + rows]
+            block = given.to(kind)
+            check_finite(key, first, given, block)
             out[first : first + rows] = (
                 block.view(torch.uint16) if kind == torch.bfloat16 else block
             ).numpy()

@@ -89,6 +89,19 @@ def test_large_gt_from_the_disk_equals_memory(
         prepare(config)
 
 
+def test_the_store_of_another_data_set_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+    dataset, folder = load_nodes(config.data), tmp_path / "store"
+    to_store(dataset, folder, dtype="fp16")
+    assert to_store(dataset, folder).array("x").dtype == torch.float16  # as it was written
+    with pytest.raises(ValueError, match="with features in torch.float16, asked for torch.float32"):
+        to_store(dataset, folder, dtype="fp32")
+    with pytest.raises(ValueError, match="with undirected False, asked for True"):
+        to_store(dataset, folder, undirected=True)
+    dataset.name = "other"
+    with pytest.raises(ValueError, match="finished store with name board, asked for other"):
+        to_store(dataset, folder)
+
+
 def test_what_memory_cannot_hold_is_refused(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
