@@ -29,7 +29,8 @@ class Store:
 
     ``meta.json`` names every array's file, dtype, shape and SHA-256. Opening checks sizes, headers
     and a digest of 64 pages per file, which finds truncated and exchanged files in milliseconds;
-    :meth:`verify` reads everything. Rows are sorted by column; edge ids are CSR positions.
+    :meth:`verify` (``graphattn info FOLDER --verify``) reads everything. Rows are sorted by column;
+    edge ids are CSR positions.
 
     Args:
         folder: From :func:`graphattn.graph.store_build.build_store`.
