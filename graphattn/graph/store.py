@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphattn.graph.checks import check_numbers
 from graphattn.graph.csr import CSRGraph
-from graphattn.graph.store_checks import check_nodes
 
 META = "meta.json"
 VERSION = 1
@@ -84,7 +84,8 @@ class Store:
             TypeError: ``nodes`` are not integers.
             ValueError: One is below 0 or beyond the last row.
         """
-        check_nodes(nodes, len(self.array(name)), f"{name} of {self.folder}")
+        remedy = "call .nonzero().squeeze(1) on a mask; count from the end yourself"
+        check_numbers(nodes, len(self.array(name)), f"rows of {name} of {self.folder}", remedy)
         distinct, place = torch.unique(nodes, return_inverse=True)
         return self.array(name)[distinct][place]
 

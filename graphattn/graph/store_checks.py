@@ -77,27 +77,6 @@ def check_finite(key: str, first: int, rows: Tensor, stored: Tensor) -> None:
         )
 
 
-def check_nodes(nodes: Tensor, count: int, what: str) -> None:
-    """Raise unless ``nodes`` are integers in [0, count).
-
-    Raises:
-        TypeError: Not integers; a mask would be read as nodes 0 and 1.
-        ValueError: One out of range.
-    """
-    if nodes.dtype == torch.bool or nodes.is_floating_point() or nodes.is_complex():
-        raise TypeError(
-            f"rows of {what} are gathered by node numbers (int64), got {nodes.dtype}; call "
-            ".nonzero().squeeze(1) on a mask"
-        )
-    if nodes.numel():
-        low, high = (int(v) for v in torch.aminmax(nodes))
-        if low < 0 or high >= count:
-            raise ValueError(
-                f"rows of {what} have numbers in [0, {count}), got {low if low < 0 else high}; "
-                "count from the end yourself, or open the store that it belongs to"
-            )
-
-
 def check_same(folder: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise ``ValueError`` where a finished store was made in another way than asked for."""
     for what, value in wanted.items():
