@@ -23,7 +23,8 @@ commands:
   evaluate RUN      compute the scores of a finished run anew
   protocol [NAME]   run seeds or fixed splits and print the leaderboard's row
   partition [NAME]  write a data set as a store on disk (--out FOLDER), for graphs beyond memory
-  info [NAME]       sizes, degrees, homophily, splits, and the memory that training needs
+  info [NAME]       sizes, degrees, homophily, splits, and the memory that training needs;
+                    with --verify, a store's files against their checksums
 
 graphattn COMMAND NAME --model MODEL --help lists the settings with their defaults. Settings
 come from the preset of data set and model, then from --config FILE, then from the command line.
@@ -239,18 +240,36 @@ def partition(argv: list[str]) -> int:
 
 
 def info(argv: list[str]) -> int:
-    """``graphattn info [NAME] [settings]``."""
-    config, _ = _parse("info", argv)
+    """``graphattn info [NAME] [--verify] [settings]``."""
+    text = "Flag: first compare every file of a store with its SHA-256."
+    config, own = _parse("info", argv, _option("--verify", bool, False, text))
     from graphattn.training.build import check_values
     from graphattn.training.info import describe_data
     from graphattn.training.inputs import load_nodes
 
     check_values(config)
+    if own.verify:
+        _verify(config)
     dataset = load_nodes(config.data)
     for name, value in (describe_data(dataset) | _memory(config, dataset)).items():
         shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
         print(f"{name:<28} {shown}")
     return 0
+
+
+def _verify(config: TrainConfig) -> None:
+    from graphattn.graph.store import Store
+    from graphattn.training.inputs import store_place
+
+    place = store_place(config.data)
+    if place is None:
+        raise UsageError(
+            f"--verify compares a store with its checksums, and {config.data.name} is none; write "
+            f"one with graphattn partition {config.data.name} --out FOLDER"
+        )
+    store = Store(place)
+    store.verify()
+    print(f"{'checksums':<28} {len(store.meta['arrays'])} files are as they were written")
 
 
 def _memory(config: TrainConfig, dataset: Any) -> dict[str, str]:

@@ -31,6 +31,25 @@ def check_index_range(index: Tensor, size: int, what: str) -> None:
         )
 
 
+def check_numbers(numbers: Tensor, count: int, what: str, remedy: str) -> None:
+    """Raise unless ``numbers`` are integers in ``[0, count)``.
+
+    On a GPU the range is left to the indexing that follows: to look would wait for the device.
+
+    Raises:
+        TypeError: Not integers; a mask would be read as 0 and 1.
+        ValueError: One out of range.
+    """
+    if numbers.dtype == torch.bool or numbers.is_floating_point() or numbers.is_complex():
+        raise TypeError(f"{what} must be integers in [0, {count}), got {numbers.dtype}; {remedy}")
+    if numbers.is_cuda or torch.compiler.is_compiling() or not numbers.numel():
+        return
+    low, high = (int(v) for v in torch.aminmax(numbers))
+    if low < 0 or high >= count:
+        bad = low if low < 0 else high
+        raise ValueError(f"{what} must be in [0, {count}), got {bad}; {remedy}")
+
+
 def check_edge_index(edge_index: Tensor) -> None:
     """Raise unless ``edge_index`` is an integer tensor of shape [2, E]."""
     if not isinstance(edge_index, Tensor):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphattn.graph.checks import check_numbers
 from graphattn.graph.csr import CSRGraph
 
 META = "meta.json"
@@ -28,7 +29,8 @@ class Store:
 
     ``meta.json`` names every array's file, dtype, shape and SHA-256. Opening checks sizes, headers
     and a digest of 64 pages per file, which finds truncated and exchanged files in milliseconds;
-    :meth:`verify` reads everything. Rows are sorted by column; edge ids are CSR positions.
+    :meth:`verify` (``graphattn info FOLDER --verify``) reads everything. Rows are sorted by column;
+    edge ids are CSR positions.
 
     Args:
         folder: From :func:`graphattn.graph.store_build.build_store`.
@@ -76,7 +78,14 @@ class Store:
         """Rows ``nodes`` of an array [n, ...]; each distinct row is read once, in ascending order.
 
         Ascending reads touch every page of the file at most once per call.
+
+        Raises:
+            KeyError: There is no such array.
+            TypeError: ``nodes`` are not integers.
+            ValueError: One is below 0 or beyond the last row.
         """
+        remedy = "call .nonzero().squeeze(1) on a mask; count from the end yourself"
+        check_numbers(nodes, len(self.array(name)), f"rows of {name} of {self.folder}", remedy)
         distinct, place = torch.unique(nodes, return_inverse=True)
         return self.array(name)[distinct][place]
 

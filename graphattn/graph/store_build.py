@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,15 +13,15 @@ from tqdm import tqdm
 
 from graphattn.graph.sort import sort_keys
 from graphattn.graph.store import META, Store, describe, write_meta
-from graphattn.graph.store_rows import (
-    DTYPES,
-    Progress,
-    Rows,
-    copy_rows,
-    mapped,
-    require_room,
-    stored_dtype,
+from graphattn.graph.store_checks import (
+    check_block,
+    check_count,
+    check_rows,
+    check_same,
+    type_name,
 )
+from graphattn.graph.store_disk import full_disk_named, mapped, require_room
+from graphattn.graph.store_rows import DTYPES, Progress, Rows, copy_rows, stored_dtype
 
 Edges = Callable[[], Iterator[np.ndarray]]
 _PROGRESS = "progress.json"
@@ -50,49 +50,47 @@ def build_store(
     same call after a kill goes on there. ``meta.json`` comes last.
 
     Args:
-        folder: Target; created. A finished store there is returned as it is.
+        folder: Target; created. A finished store there that was built with the same arguments is
+            returned as it is (sizes, options, and names, shapes and dtypes of the arrays are
+            compared, their content is not).
         num_nodes: N.
-        num_edges: Edges that ``edges`` will yield.
+        num_edges: Edges that ``edges`` will yield, no more and no fewer.
         edges: Starts the stream: int64 blocks [2, n] of (source, target), the same at each call.
-        arrays: Rows per node or index arrays: tensors, mapped ones welcome, or what makes its
-            rows as they are read.
+        arrays: Rows per node (x, y, pe, part, hop1, ...) or index arrays: tensors, mapped ones
+            welcome, or what makes its rows as they are read.
         undirected: Add every reverse and merge duplicates.
         coalesce: Merge duplicates.
-        dtype: Of floating-point ``x``: fp32, fp16 or bf16; ``None`` keeps it.
+        dtype: Of ``x``: fp32, fp16 or bf16; ``None`` keeps it.
         name: For messages and ``meta.json``.
         extra: Further entries of ``meta.json``.
         bucket: Edges sorted at a time; 24 bytes of memory each.
 
     Raises:
-        ValueError: The folder holds the beginning of another store, or an edge is out of range.
+        ValueError: The folder holds another store or its beginning; an edge is out of range, or
+            there are more or fewer than announced; an array has not a row per node, or numbers
+            that ``dtype`` cannot hold.
+        TypeError: Edges that are not integers.
         OSError: Disk full: the remedy is named, and the same call goes on.
     """
-    folder = Path(folder)
+    folder, merge = Path(folder), undirected or coalesce
+    _check(num_nodes, arrays, dtype)
+    kept = _shapes(arrays, dtype)
+    asked = {"name": name, "num_nodes": num_nodes, "edges_read": num_edges}
+    asked |= {"undirected": undirected, "coalesced": merge}
     if (folder / META).exists():
-        return Store(folder)
+        return _finished(folder, asked | {f"array {key}": kept[key] for key in kept})
     folder.mkdir(parents=True, exist_ok=True)
-    settings = [name, num_nodes, num_edges, undirected, coalesce, dtype, sorted(arrays)]
-    progress = Progress(folder / _PROGRESS, settings)
-    merge = undirected or coalesce
+    progress = Progress(folder / _PROGRESS, [*asked.values(), kept, bucket])
     _require(folder, num_nodes, num_edges * (2 if undirected else 1), arrays, dtype)
-    try:
+    with full_disk_named(folder):
         _sort_edges(folder, progress, edges, num_nodes, num_edges, undirected, merge, bucket)
         entries = {key: copy_rows(folder, progress, key, arrays[key], dtype) for key in arrays}
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise OSError(
-            errno.ENOSPC,
-            "the disk is full; free some and the same call goes on",
-            str(folder),
-        ) from error
     rows = [num_nodes + 1], [progress.get("edges", 0)]
     kinds = "int64", str(index_type(num_nodes))
     for key, shape, kind in zip(("indptr", "indices"), rows, kinds, strict=True):
         entries[key] = describe(folder / f"{key}.npy", kind, shape)
-    content = {"name": name, "num_nodes": num_nodes, "num_edges": rows[1][0]}
-    content |= {"undirected": undirected, "coalesced": merge, "arrays": entries}
-    write_meta(folder, content | {"extra": extra or {}})
+    content = asked | {"num_edges": rows[1][0], "arrays": entries, "extra": extra or {}}
+    write_meta(folder, content)
     shutil.rmtree(folder / "buckets", ignore_errors=True)
     (folder / _PROGRESS).unlink()
     return Store(folder)
@@ -103,12 +101,35 @@ def index_type(num_nodes: int) -> np.dtype[Any]:
     return np.dtype(np.int32 if num_nodes < 2**31 else np.int64)
 
 
+def _check(nodes: int, arrays: Mapping[str, Rows], dtype: str | None) -> None:
+    if dtype not in (None, *DTYPES):
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    for key, array in arrays.items():
+        check_rows(key, len(array), nodes)
+
+
+def _shapes(arrays: Mapping[str, Rows], dtype: str | None) -> dict[str, list[Any]]:
+    """Shape and stored dtype of every array, as ``meta.json`` has them."""
+    return {
+        key: [list(array.shape), type_name(stored_dtype(key, array, dtype))]
+        for key, array in sorted(arrays.items())
+    }
+
+
+def _finished(folder: Path, wanted: Mapping[str, Any]) -> Store:
+    """The store that is there, if it is what was asked for; it may have gained arrays."""
+    store = Store(folder)
+    entries = store.meta["arrays"]
+    held = store.meta | {f"array {k}": [e["shape"], e["dtype"]] for k, e in entries.items()}
+    lacking = {what: "missing" for what in wanted if what.startswith("array ")}
+    check_same(folder, lacking | held, wanted)
+    return store
+
+
 def _require(
     folder: Path, nodes: int, edges: int, arrays: Mapping[str, Rows], dtype: str | None
 ) -> None:
     """Refuse before the work what cannot fit: buckets and indices, offsets, arrays."""
-    if dtype not in (None, *DTYPES):
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     size = 12 * edges + 8 * nodes
     for key, array in arrays.items():
         size += array.numel() * stored_dtype(key, array, dtype).itemsize
@@ -142,13 +163,13 @@ def _sort_edges(
             first, last = (-(-n * nodes // buckets) for n in (number, number + 1))
             counts[1 + first : 1 + last] = np.bincount(row - first, minlength=last - first)
             counts.flush()
-            column.astype(kind).tofile(out)
+            out.write(column.astype(kind).data)  # tofile hides a full disk's errno
             out.flush()
             progress.put(bucket=number + 1, edges=progress.get("edges") + len(keys))
         out.seek(0)
         _write_header(out, kind, (progress.get("edges"),))
     # Never in place: a kill before the next note would have the sums summed again.
-    indptr = mapped(folder / "indptr.npy", (nodes + 1,), np.int64, False)
+    indptr = mapped(folder / "indptr.npy", (nodes + 1,), np.int64)
     np.cumsum(counts, out=indptr)
     indptr.flush()
     progress.put(indptr=True)
@@ -160,12 +181,16 @@ def _deal(
     """Keys row * N + column into one file per range of rows."""
     shutil.rmtree(place, ignore_errors=True)  # of a run that was killed while dealing
     place.mkdir()
+    found = 0
     bounds = np.array([-(-n * nodes // buckets) for n in range(1, buckets)], np.int64) * nodes
-    files = [(place / f"{number}.bin").open("ab") for number in range(buckets)]
-    try:
+    with ExitStack() as stack:
+        paths = (place / f"{number}.bin" for number in range(buckets))
+        files = [stack.enter_context(path.open("ab")) for path in paths]
         with tqdm(total=count, desc="edges", unit="edge", unit_scale=True, disable=None) as bar:
             for block in edges():
-                _check_range(block, nodes)
+                check_block(block, nodes)
+                found += block.shape[1]
+                check_count(found, count, False)
                 source, target = block.astype(np.int64)
                 keys = target * nodes + source
                 if undirected:
@@ -175,17 +200,9 @@ def _deal(
                 for file, piece in zip(
                     files, np.split(keys, keys.searchsorted(bounds)), strict=True
                 ):
-                    piece.tofile(file)
+                    file.write(piece.data)
                 bar.update(block.shape[1])
-    finally:
-        for file in files:
-            file.close()
-
-
-def _check_range(block: np.ndarray, nodes: int) -> None:
-    if block.size and (block.min() < 0 or block.max() >= nodes):
-        bad = block.min() if block.min() < 0 else block.max()
-        raise ValueError(f"edges must join nodes in [0, {nodes}), got {bad}")
+    check_count(found, count, True)
 
 
 def _open_at(path: Path, size: int) -> BinaryIO:

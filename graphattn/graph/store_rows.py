@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +14,8 @@ from tqdm import tqdm
 
 from graphattn.cache import atomic_write
 from graphattn.graph.store import Store, describe, write_meta
+from graphattn.graph.store_checks import check_finite, check_rows, type_name
+from graphattn.graph.store_disk import full_disk_named, mapped, require_room
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _ROWS = 1 << 24  # bytes of rows copied at a time
@@ -52,36 +52,25 @@ def add_array(
         about: Further entries of ``meta["extra"]``; also what a run after a kill must agree on.
 
     Raises:
-        ValueError: No store, or the beginning of another array of that name.
+        ValueError: No store, the beginning of another array of that name, or an array of one row
+            per node (x, y, pe, part, hop1, ...) that has another number.
         OSError: The disk is too small.
     """
     store = Store(folder)
     if key in store.names:
         return store
+    check_rows(key, len(array), store.num_nodes)
     about = dict(about or {})
     settings = [key, list(array.shape), str(array.dtype), about]
     progress = Progress(store.folder / f"progress-{key}.json", settings)
     if not progress.path.exists():
         require_room(store.folder, array.numel() * array.dtype.itemsize)
-    entry = copy_rows(store.folder, progress, key, array, None)
-    extra = store.meta["extra"] | about
-    write_meta(
-        store.folder, store.meta | {"arrays": store.meta["arrays"] | {key: entry}, "extra": extra}
-    )
+    with full_disk_named(store.folder):
+        entry = copy_rows(store.folder, progress, key, array, None)
+        arrays, extra = store.meta["arrays"] | {key: entry}, store.meta["extra"] | about
+        write_meta(store.folder, store.meta | {"arrays": arrays, "extra": extra})
     progress.path.unlink()
     return Store(folder)
-
-
-def require_room(folder: Path, size: int, held: int = 0) -> None:
-    """Refuse before the work what the disk cannot hold beside ``held`` bytes that are there."""
-    free = shutil.disk_usage(folder).free + held
-    if size > free:
-        raise OSError(
-            errno.ENOSPC,
-            f"about {size / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; choose a larger disk, "
-            "or features in fp16",
-            str(folder),
-        )
 
 
 class Progress:
@@ -118,7 +107,7 @@ def copy_rows(
 ) -> dict[str, Any]:
     """One array into its file, going on after the rows that are noted as done."""
     path, kind = folder / f"{key}.npy", stored_dtype(key, array, dtype)
-    name = str(kind).removeprefix("torch.")
+    name = type_name(kind)
     if f"{key} done" in progress.state:
         entry: dict[str, Any] = progress.get(f"{key} done")
         return entry
@@ -131,7 +120,9 @@ def copy_rows(
         rows = max(1, _ROWS // max(out[0].nbytes, 1))
         bar = tqdm(total=len(array), initial=start, desc=key, unit="row", disable=None, delay=2)
         for first in range(start, len(array), rows):
-            block = array[first : first + rows].to(kind)
+            given = array[first : first + rows]
+            block = given.to(kind)
+            check_finite(key, first, given, block)
             out[first : first + rows] = (
                 block.view(torch.uint16) if kind == torch.bfloat16 else block
             ).numpy()
@@ -142,12 +133,3 @@ def copy_rows(
     entry = describe(path, name, list(array.shape))
     progress.put(**{f"{key} done": entry})
     return entry
-
-
-def mapped(path: Path, shape: tuple[int, ...], kind: Any, goes_on: bool) -> Any:
-    """A .npy file to fill, or the one that a killed run was filling."""
-    if goes_on:
-        return np.load(path, mmap_mode="r+")
-    array = np.lib.format.open_memmap(path, "w+", kind, shape)
-    array[:1] = 0
-    return array

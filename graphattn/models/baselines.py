@@ -1,6 +1,8 @@
 """GCN, GraphSAGE and GAT with the three knobs that make them strong, from PyG's convolutions."""
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -8,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphattn.graph import CSRGraph, as_graph
-from graphattn.graph.kept import once_per_graph
+from graphattn.graph.kept import once_per_graph, per_node
 from graphattn.models.inputs import check_pe, check_pool
 from graphattn.nn.blocks import check_heads, make_norm, mean_pool, reset
+
+_ROWS = 1 << 18  # rows looked at for self-loops at a time
 
 
 class _TunedGNN(nn.Module):
@@ -78,24 +82,47 @@ class _TunedGNN(nn.Module):
         Returns:
             ``[N, out_channels]``, or ``[graphs, out_channels]`` with ``pool="mean"``.
         """
-        check_pe(pe, self.pe_dim)
         graph = as_graph(graph, x.shape[0])
+        x = self._layers(self.encode(x, pe), graph)
+        return cast(Tensor, self.lin_out(mean_pool(x, batch) if self.pool == "mean" else x))
+
+    def encode(self, x: Tensor, pe: Tensor | None = None) -> Tensor:
+        """The input of the first layer, row by row: see :func:`layerwise`."""
+        check_pe(pe, self.pe_dim)
         x = x if pe is None else torch.cat([x, pe.to(x.dtype)], dim=1)
         x = F.dropout(x, self.input_dropout, self.training)
-        if self.lin_in is not None:
-            x = F.dropout(self.lin_in(x), self.dropout, self.training)
-        x = self._layers(x, graph)
-        return cast(Tensor, self.lin_out(mean_pool(x, batch) if self.pool == "mean" else x))
+        if self.lin_in is None:
+            return x
+        return F.dropout(self.lin_in(x), self.dropout, self.training)
+
+    @property
+    def blocks(self) -> list[Callable[[Tensor, CSRGraph], Tensor]]:
+        """The layers ``(h, graph) -> h``; with ``jumping``, h is [x || sum of the layers]."""
+        return [partial(self._block, depth) for depth in range(len(self.convs))]
+
+    def decode(self, h: Tensor) -> Tensor:
+        """Outputs per node from the last block's, row by row."""
+        return cast(Tensor, self.lin_out(h[:, -self.lin_out.in_features :]))
+
+    def _block(self, depth: int, h: Tensor, graph: CSRGraph) -> Tensor:
+        if not self.jumping:
+            return self._layer(depth, h, graph)
+        before, total = (h, 0.0) if depth == 0 else h.chunk(2, 1)
+        x = self._layer(depth, before, graph)
+        return torch.cat([x, total + x], 1)
 
     def _layers(self, x: Tensor, graph: CSRGraph) -> Tensor:
         total: Tensor | float = 0.0
-        for depth, conv in enumerate(self.convs):
-            h = self._convolve(conv, x, graph)
-            if len(self.skips):
-                h = h + self.skips[depth](x)
-            x = F.dropout(F.relu(self.norms[depth](h)), self.dropout, self.training)
-            total = total + x
-        return total if self.jumping and isinstance(total, Tensor) else x
+        for depth in range(len(self.convs)):
+            x = self._layer(depth, x, graph)
+            total = total + x if self.jumping else total
+        return total if isinstance(total, Tensor) else x
+
+    def _layer(self, depth: int, x: Tensor, graph: CSRGraph) -> Tensor:
+        h = self._convolve(self.convs[depth], x, graph)
+        if len(self.skips):
+            h = h + self.skips[depth](x)
+        return F.dropout(F.relu(self.norms[depth](h)), self.dropout, self.training)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _convolve(self, conv: nn.Module, x: Tensor, graph: CSRGraph) -> Tensor:
@@ -193,11 +220,21 @@ def _ones(graph: CSRGraph, dtype: torch.dtype) -> Tensor:
 
 
 def _normalised(graph: CSRGraph, dtype: torch.dtype) -> Tensor:
-    from torch_geometric.nn.conv.gcn_conv import gcn_norm
+    """PyG's ``gcn_norm`` in CSR order, with the degrees of the whole graph."""
+    looped = graph.remove_self_loops().add_self_loops()
+    scale = per_node(graph, "gcn degrees", dtype, _root_degrees)
+    return _sparse(looped, scale[looped.indices] * scale[looped.row_index()])
 
-    edge_index, weight = gcn_norm(graph.edge_index(), None, graph.num_rows, dtype=dtype)
-    looped = CSRGraph.from_edge_index(edge_index, graph.num_rows)
-    return _sparse(looped, weight if looped.edge_perm is None else weight[looped.edge_perm])
+
+def _root_degrees(graph: CSRGraph, dtype: torch.dtype) -> Tensor:
+    """In-degree^-1/2 of every node with exactly one self-loop, [N]."""
+    degree = graph.degree() + 1
+    for begin in range(0, graph.num_rows, _ROWS):  # a mapped graph stays on the disk
+        offsets = graph.indptr[begin : begin + _ROWS + 1]
+        row = torch.arange(len(offsets) - 1, device=graph.device).repeat_interleave(offsets.diff())
+        loops = row[graph.indices[int(offsets[0]) : int(offsets[-1])] == row + begin]
+        degree[begin : begin + _ROWS] -= torch.bincount(loops, minlength=len(offsets) - 1)
+    return degree.to(dtype).pow(-0.5)
 
 
 def _sparse(graph: CSRGraph, values: Tensor) -> Tensor:

@@ -134,7 +134,6 @@ class GraphTransformer(nn.Module):
             ``[N, out_channels]``, or ``[graphs, out_channels]`` with ``pool="mean"``.
         """
         graph = as_graph(graph, x.shape[0])
-        check_pe(pe, self.pe_dim)
         h = self.encode(x, pe)
         for block in self.blocks:
             h = block(h, graph, bias)
@@ -143,6 +142,7 @@ class GraphTransformer(nn.Module):
 
     def encode(self, x: Tensor, pe: Tensor | None = None) -> Tensor:
         """The input of the first block [N, D], row by row: see :func:`layerwise`."""
+        check_pe(pe, self.pe_dim)
         h = self.input(x)
         return cast(Tensor, h if self.lin_pe is None else h + self.lin_pe(pe))
 

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from graphattn.graph.checks import check_numbers
 from graphattn.models.inputs import check_pe
 from graphattn.nn.blocks import make_norm, reset
 from graphattn.nn.codebook_attention import CodebookAttention
@@ -71,6 +72,11 @@ class LargeGT(nn.Module):
         super().__init__()
         if variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
+        if heads < 1 or hidden_channels < 1:
+            raise ValueError(
+                f"heads and hidden_channels must be at least 1, got {heads} and {hidden_channels}; "
+                "published are 2 heads"
+            )
         if num_layers != 1:
             raise ValueError(f"LargeGT has one layer, got {num_layers}; set num_layers=1")
         self.variant, self.pe_dim = variant, pe_dim
@@ -107,11 +113,16 @@ class LargeGT(nn.Module):
             features: ``[U, hops + 1, F]``: X and its hop features of the distinct tokens.
             tokens: Places in ``features`` ``[b, K]``; column 0 is the node itself.
             pe: Positional encoding of the nodes ``[b, pe_dim]``.
-            nodes: Their numbers in the graph ``[b]``.
+            nodes: Their numbers in the graph ``[b]``; variant "local" does not read them.
 
         Returns:
             ``[b, out_channels]``.
+
+        Raises:
+            TypeError: Tokens or nodes that are not integers.
+            ValueError: A token or node out of range, or another number of nodes than of tokens.
         """
+        self._check(features, tokens, nodes)
         parts = []
         if self.local is not None:
             parts.append(self.local(features, tokens))
@@ -119,6 +130,15 @@ class LargeGT(nn.Module):
             check_pe(pe, self.pe_dim)
             parts.append(self.codebook(self.mlp(features[tokens[:, 0], 0]), pe, nodes))
         return cast(Tensor, self.head(torch.cat(parts, dim=1)))
+
+    def _check(self, features: Tensor, tokens: Tensor, nodes: Tensor) -> None:
+        if tokens.dim() != 2 or not tokens.shape[1] or nodes.shape != tokens.shape[:1]:
+            raise ValueError(
+                f"tokens must be [b, K] with K >= 1 and nodes [b], got {list(tokens.shape)} and "
+                f"{list(nodes.shape)}; column 0 of a TokenSampler's tokens are the nodes"
+            )
+        remedy = "tokens are places in features: torch.unique(..., return_inverse=True)"
+        check_numbers(tokens, len(features), "tokens", remedy)
 
     @torch.no_grad()
     def refresh(

@@ -6,14 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from graphattn.graph import as_graph
+from graphattn.graph.kept import as_part
 from graphattn.graph.store import widened
+from graphattn.graph.store_disk import mapped
+from graphattn.nn.sequences import reads_positions
 from graphattn.nn.sums import gathered, world_size
 from graphattn.sampling.neighbor import NeighborSampler, local_graph
 
@@ -21,9 +23,22 @@ _ROWS = 8192
 
 
 def supports(model: nn.Module) -> bool:
-    """Whether a model is encode, blocks ``(h, graph) -> h`` and decode, without pooling."""
-    parts = all(hasattr(model, name) for name in ("encode", "blocks", "decode"))
-    return parts and getattr(model, "pool", None) is None
+    """Whether a model is encode, blocks ``(h, graph) -> h`` and decode, without pooling.
+
+    Its blocks read a node's in-neighbours and, through ``graph.kept.per_node``, numbers of the
+    whole graph; no positions of nodes.
+    """
+    return _obstacle(model) is None
+
+
+def _obstacle(model: nn.Module) -> str | None:
+    if not all(hasattr(model, name) for name in ("encode", "blocks", "decode")):
+        return "has no encode, blocks and decode that read a node's in-neighbours alone"
+    if getattr(model, "pool", None) is not None:
+        return "pools the nodes of a graph"
+    if reads_positions(model):
+        return "has layers that read the numbers of nodes (is_causal, rotary)"
+    return None
 
 
 @torch.no_grad()
@@ -55,11 +70,18 @@ def layerwise(
     Memory: 2 N D numbers (on disk with ``folder``), and a block with its neighbours.
 
     Raises:
-        ValueError: A model that is not made of row-wise parts and blocks.
+        ValueError: A model that is not made of row-wise parts and blocks, ``rows`` below 1, or
+            fewer nodes than processes (or none).
     """
-    if not supports(model):
+    obstacle = _obstacle(model)
+    if obstacle is not None:
+        raise ValueError(f"{type(model).__name__} {obstacle}; run it on the full graph")
+    if rows < 1:
+        raise ValueError(f"rows of a block must be at least 1, got {rows}; 8192 suits most")
+    if len(x) < world_size():
         raise ValueError(
-            f"{type(model).__name__} has no encode, blocks and decode; run it on the full graph"
+            f"x must have at least one node per process, got {len(x)} for {world_size()}; "
+            "use fewer processes, or give features [N, F]"
         )
     model.eval()
     device = next(model.parameters()).device if device is None else device
@@ -79,7 +101,8 @@ def layerwise(
                 if layer is layers[-1]:
                     return layer(*_moved(device, h[nodes]))
                 out = sampler.sample(nodes, 0)
-                return layer(*_moved(device, h[out.node], local_graph(out)))[: len(nodes)]
+                own, local = _moved(device, h[out.node], local_graph(out))
+                return layer(own, as_part(local, sampler.graph, out.node))[: len(nodes)]
 
             found = _rows_of(block, parts, len(x), place)
             state = found
@@ -114,9 +137,7 @@ def _allocate(shape: tuple[int, int], dtype: torch.dtype, place: Path | None) ->
     if place is None:
         return torch.empty(shape, dtype=dtype)
     kind = torch.empty(0, dtype=dtype).numpy().dtype
-    place.unlink(missing_ok=True)  # the layer before last may still be mapped
-    array = np.lib.format.open_memmap(place, "w+", kind, shape)
-    return torch.from_numpy(array)
+    return torch.from_numpy(mapped(place, shape, kind))
 
 
 def _moved(device: torch.device, *parts: Any) -> list[Any]:

@@ -1,12 +1,14 @@
 """SINC: a stack of SINC (or SIR) convolutions with normalisation, dropout and residuals."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphattn.graph import as_graph
+from graphattn.graph import CSRGraph, as_graph
 from graphattn.models.inputs import check_pe, check_pool
 from graphattn.nn.blocks import make_norm, mean_pool, reset
 from graphattn.nn.sinc_conv import SINCConv
@@ -80,11 +82,27 @@ class SINC(nn.Module):
         self, x: Tensor, graph: Any, pe: Tensor | None = None, batch: Tensor | None = None
     ) -> Tensor:
         """x ``[N, in_channels]`` -> ``[N, out_channels]``, or one row per graph with a pool."""
-        check_pe(pe, self.pe_dim)
         graph = as_graph(graph, x.shape[0])
-        h = self.lin_in(x if pe is None else torch.cat([x, pe.to(x.dtype)], dim=1))
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            step = F.leaky_relu(norm(conv(h, graph)), self.slope)
-            step = F.dropout(step, self.dropout, self.training)
-            h = h + step if self.residual else step
-        return cast(Tensor, self.lin_out(mean_pool(h, batch) if self.pool == "mean" else h))
+        h = self.encode(x, pe)
+        for block in self.blocks:
+            h = block(h, graph)
+        return self.decode(mean_pool(h, batch) if self.pool == "mean" else h)
+
+    def encode(self, x: Tensor, pe: Tensor | None = None) -> Tensor:
+        """The input of the first block [N, D], row by row: see :func:`layerwise`."""
+        check_pe(pe, self.pe_dim)
+        return cast(Tensor, self.lin_in(x if pe is None else torch.cat([x, pe.to(x.dtype)], dim=1)))
+
+    @property
+    def blocks(self) -> list[Callable[[Tensor, CSRGraph], Tensor]]:
+        """The layers ``(h, graph) -> h``; their degrees are those of the whole graph."""
+        return [partial(self._layer, depth) for depth in range(len(self.convs))]
+
+    def decode(self, h: Tensor) -> Tensor:
+        """Outputs from the last block's, row by row."""
+        return cast(Tensor, self.lin_out(h))
+
+    def _layer(self, depth: int, h: Tensor, graph: CSRGraph) -> Tensor:
+        step = F.leaky_relu(self.norms[depth](self.convs[depth](h, graph)), self.slope)
+        step = F.dropout(step, self.dropout, self.training)
+        return h + step if self.residual else step

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from graphattn.graph.checks import check_numbers
 from graphattn.nn.blocks import reset
 from graphattn.nn.sums import gathered, summed
 
@@ -80,6 +81,15 @@ class CodebookAttention(nn.Module):
             raise ValueError(
                 f"num_nodes and num_codes must be at least 1, got {num_nodes} and {num_codes}"
             )
+        if heads < 1 or head_dim < 1:
+            raise ValueError(f"heads and head_dim must be at least 1, got {heads} and {head_dim}")
+        if not 0.0 <= decay <= 1.0:
+            raise ValueError(
+                f"decay is the part of the old statistics that stays, in [0, 1], got {decay}; "
+                "published is 0.99"
+            )
+        if not reseed >= 0.0:
+            raise ValueError(f"reseed must be at least 0, which moves no code, got {reseed}")
         self.channels, self.heads, self.head_dim = channels, heads, head_dim
         self.num_codes, self.decay, self.reseed = num_codes, decay, reseed
         self.legacy_init = legacy_init
@@ -121,8 +131,13 @@ class CodebookAttention(nn.Module):
 
         Returns:
             ``[n, H * d]``.
+
+        Raises:
+            TypeError: ``nodes`` that are not integers.
+            ValueError: Other widths than built for, not one node per row, a node out of range, or
+                a training batch without rows.
         """
-        u = self._joined(x, pos)
+        u = self._joined(x, pos, nodes)
         if self.training and not bool(self.started):
             self.start(gathered(u.detach()))
         out = self.attend(u)
@@ -152,7 +167,11 @@ class CodebookAttention(nn.Module):
         """Put every code on a random row of ``u`` [n, F + pe_dim]; fewer rows than codes repeat.
 
         In a process group every rank must call it with the same rows; they take rank 0's choice.
+
+        Raises:
+            ValueError: No rows.
         """
+        _check_some(u)
         u = u.detach().to(self.codes.dtype)
         self._set_moments(u, 1.0)
         rows = torch.randperm(len(u)).repeat(-(-self.num_codes // len(u)))[: self.num_codes]
@@ -169,6 +188,7 @@ class CodebookAttention(nn.Module):
     def update(self, u: Tensor, nodes: Tensor) -> None:
         """One step of the running means with the rows of a training batch."""
         u, nodes = gathered(u.to(self.codes.dtype)), gathered(nodes)
+        _check_some(u)
         self._set_moments(u, 0.1)
         moved = self._normalised(u, batch=True)
         code = self._nearest(moved)
@@ -192,20 +212,27 @@ class CodebookAttention(nn.Module):
 
         Every rank must call it with the same rows.
         """
-        u = self._joined(x, pos).to(self.codes.dtype)
+        u = self._joined(x, pos, nodes).to(self.codes.dtype)
         self._assign(nodes, self._nearest(self._normalised(u)))
 
     def used(self) -> int:
         """Codes that some node is assigned to."""
         return int((self.sizes > 0).sum())
 
-    def _joined(self, x: Tensor, pos: Tensor | None) -> Tensor:
+    def _joined(self, x: Tensor, pos: Tensor | None, nodes: Tensor) -> Tensor:
         u = x if pos is None else torch.cat([x, pos.to(x.dtype)], dim=-1)
         if u.shape[-1] != self.codes.shape[1]:
             raise ValueError(
                 f"x and pos must be {self.codes.shape[1]} wide together (channels={self.channels} "
                 f"and pe_dim={self.codes.shape[1] - self.channels}), got {u.shape[-1]}"
             )
+        if nodes.shape != u.shape[:1]:
+            raise ValueError(
+                f"nodes must hold the number of every row of x, [{len(u)}], got "
+                f"{list(nodes.shape)}; take those that x was read for"
+            )
+        size = self.assignment.numel()
+        check_numbers(nodes, size, "nodes", f"the layer was built with num_nodes={size}")
         return u
 
     def _set_moments(self, u: Tensor, momentum: float) -> None:
@@ -256,6 +283,11 @@ class CodebookAttention(nn.Module):
 
     def __repr__(self) -> str:
         return f"CodebookAttention({self.channels}, heads={self.heads}, num_codes={self.num_codes})"
+
+
+def _check_some(u: Tensor) -> None:
+    if not len(u):
+        raise ValueError("codes follow the rows of a training batch, got none; skip empty batches")
 
 
 def _last_of_each(nodes: Tensor) -> Tensor:

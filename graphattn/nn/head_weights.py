@@ -72,7 +72,8 @@ class HeadWeights(nn.Module):
         differential: Subtract a second attention.
         layer: The layer's number from 1, for lambda.
         is_causal: Leave out edges to later nodes.
-        rotary: Rotate queries and keys by node number (sequences).
+        rotary: Rotate queries and keys by node number (sequences). Both read the numbers of the
+            nodes, which a sampled neighbourhood counts anew: for the full graph only.
         impl: Implementation of the kernels.
     """
 
@@ -98,7 +99,7 @@ class HeadWeights(nn.Module):
         self.channels = channels
         self.heads, self.normaliser, self.dropout = heads, normaliser, dropout
         self.temperature, self.is_causal, self.rotary = temperature, is_causal, rotary
-        self.impl = impl
+        self.impl, self.reads_positions = impl, is_causal or rotary
         kind = transform if isinstance(transform, AdjacencyTransform) else None
         self.transform = kind or AdjacencyTransform(cast(str, transform))
         self.sharpness = nn.Parameter(torch.ones(()))

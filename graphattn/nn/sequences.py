@@ -4,7 +4,7 @@ from functools import lru_cache
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphattn.graph import CSRGraph
 
@@ -44,3 +44,11 @@ def rotate(x: Tensor, base: float = 10000.0) -> Tensor:
     sine, cosine = angle.sin().to(x.dtype), angle.cos().to(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)
+
+
+def reads_positions(model: nn.Module) -> bool:
+    """Whether a layer reads the numbers of its nodes, which no part of a graph keeps.
+
+    Such a layer has an attribute ``reads_positions``.
+    """
+    return any(getattr(part, "reads_positions", False) for part in model.modules())

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphattn.graph import CSRGraph, as_graph
-from graphattn.graph.kept import once_per_graph
+from graphattn.graph.kept import once_per_graph, per_node
 from graphattn.kernels.reference.message import ACTIVATIONS
 from graphattn.nn.blocks import check_dropout, check_nodes, reset
 from graphattn.ops import aggregate, message_aggregate
@@ -110,12 +110,7 @@ class SINCConv(nn.Module):
         options: dict[str, Any] = {"heads": False, "impl": self.impl}
         if self.context != "sym":
             return cast(Tensor, aggregate(x, graph, reduce=str(self.context), **options))
-        return cast(
-            Tensor,
-            aggregate(
-                x, graph, once_per_graph(graph, "root degrees", x.dtype, _root_weights), **options
-            ),
-        )
+        return cast(Tensor, aggregate(x, graph, _weights(graph, x.dtype), **options))
 
     def _reduce(self, own: Tensor, near: Tensor, graph: CSRGraph) -> Tensor:
         options: dict[str, Any] = {"activation": self.activation, "slope": self.slope}
@@ -148,9 +143,18 @@ def _root_weights(graph: CSRGraph, dtype: torch.dtype) -> Tensor:
 
     A number per edge: scaling the features before and after costs four arrays of their size.
     """
-    sides = (graph.t().degree(), graph.degree())
-    source, target = (d.clamp(min=1).to(dtype).rsqrt() for d in sides)
+    source, target = per_node(graph, "root degrees per node", dtype, _root_degrees).unbind(1)
     weight = source.index_select(0, graph.indices) * target.repeat_interleave(graph.degree())
     if graph.edge_perm is None:
         return weight
     return torch.empty_like(weight).index_copy(0, graph.edge_perm, weight)
+
+
+def _root_degrees(graph: CSRGraph, dtype: torch.dtype) -> Tensor:
+    """(deg_out, deg_in)^-1/2 of every node, [N, 2], degrees at least 1."""
+    if torch.compiler.is_compiling():  # which cannot know the size of a bincount
+        leaving = graph.t().degree()
+    else:  # of a mapped graph, the transpose would be in memory
+        leaving = torch.bincount(graph.indices, minlength=graph.num_cols)
+    sides = torch.stack([leaving, graph.degree()], 1)
+    return sides.clamp(min=1).to(dtype).rsqrt()

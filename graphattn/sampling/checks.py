@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -38,6 +39,25 @@ def check_seeds(seeds: Any, num_nodes: int, what: str = "seeds") -> Tensor:
                 "drop it, or pass the graph that it belongs to"
             )
     return nodes.contiguous()
+
+
+def check_integer(name: str, value: Any, least: int) -> int:
+    """``value`` as a Python integer.
+
+    Raises:
+        TypeError: Not an integer.
+        ValueError: Below ``least``.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be an integer of at least {least}, got {value!r}; call int() on it if "
+            "it is a whole number"
+        ) from None
+    if number < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {number}")
+    return number
 
 
 def directed(graph: Any, direction: str) -> CSRGraph:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch_geometric.sampler import BaseSampler, NodeSamplerInput, SamplerOutput
 
+from graphattn.graph.checks import check_numbers
 from graphattn.graph.partition import partition
 from graphattn.sampling.checks import check_seeds
 from graphattn.sampling.loader import NodeLoader
@@ -24,6 +25,8 @@ class ClusterSampler(BaseSampler):  # type: ignore[misc]
                 f"part must hold one number per node [{self.inner.num_nodes}], got "
                 f"{list(part.shape)}"
             )
+        remedy = "give the part of every node, counted from 0"
+        check_numbers(part, max(self.inner.num_nodes, 1), "part", remedy)
         self.order = torch.argsort(part, stable=True)
         self.bounds = torch.searchsorted(part[self.order], torch.arange(int(part.max()) + 2))
 
@@ -57,6 +60,10 @@ class ClusterLoader(NodeLoader):
             tensor ``[N]`` with the part of every node (``part.npy`` of ``graphattn partition``).
         method: ``"auto"``, ``"bfs"`` or ``"metis"``.
         **kwargs: As :class:`NodeLoader`; ``batch_size`` counts parts.
+
+    Raises:
+        TypeError: Parts that are not integers.
+        ValueError: Parts below 0 or as many as nodes; ``num_parts`` below 1 or beyond the nodes.
 
     Batches have ``n_id`` and ``e_id``; ``input_id`` are the parts. Paper: Chiang et al., 2019,
     https://arxiv.org/abs/1905.07953.

@@ -13,7 +13,7 @@ from graphattn.graph.sort import index_dtype
 from graphattn.graph.store import Store
 from graphattn.graph.store_rows import add_array
 from graphattn.ops import aggregate
-from graphattn.sampling.checks import directed
+from graphattn.sampling.checks import check_integer, directed
 from graphattn.sampling.neighbor import graph_of
 from graphattn.sampling.tokens import merged
 
@@ -48,7 +48,12 @@ def hop_features(
 
     Returns:
         ``hops + 1`` tensors ``[N, F]``.
+
+    Raises:
+        TypeError: ``hops`` that is not an integer.
+        ValueError: ``hops`` below 0, or x that does not fit the graph.
     """
+    hops = check_integer("hops", hops, 0)
     followed = merged(directed(graph_of(graph), direction))
     if x.dim() != 2 or x.shape[0] != followed.num_rows:
         raise ValueError(
@@ -83,7 +88,7 @@ def store_hops(folder: Path | str, hops: int = 2, *, direction: str = "in") -> S
     Raises:
         ValueError: A store without features, or with hop features of another direction.
     """
-    store = Store(folder)
+    store, hops = Store(folder), check_integer("hops", hops, 0)
     if "x" not in store.names:
         raise ValueError(f"{folder} has no features to average; build it with an array x")
     check_direction(store.meta["extra"].get(DIRECTION, direction), direction)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch_geometric.loader
+from torch_geometric.data import Data
 from torch_geometric.sampler import BaseSampler
 
 from graphattn.kernels.cpu.sampling import derive
@@ -28,12 +29,17 @@ class NodeLoader(torch_geometric.loader.NodeLoader):  # type: ignore[misc]
         data: PyG ``Data``, or ``(FeatureStore, GraphStore)``.
         node_sampler: A :class:`NeighborSampler` or another PyG ``BaseSampler``.
         input_nodes: Seed nodes, indices or mask; ``None`` takes all.
+        transform: Called on every batch; by name only, as PyG's fourth place is ``input_time``.
         num_workers: Threads; 0 makes each batch when it is asked for.
         prefetch_factor: Batches per thread that wait.
         pin_memory: Copy batches into pinned memory, in the threads.
         **kwargs: PyG's, and those of ``DataLoader``: ``batch_size``, ``shuffle``, ``drop_last``,
             ``generator``, ``sampler``, ``batch_sampler``. ``persistent_workers`` and
             ``filter_per_worker`` are accepted: threads need neither.
+
+    Raises:
+        ValueError: A negative ``num_workers``, or edge attributes with a sampler of direction
+            "both", whose edges have no ids.
 
     An exception in a thread is raised by the next step of the loop, however many batches wait.
     """
@@ -43,8 +49,8 @@ class NodeLoader(torch_geometric.loader.NodeLoader):  # type: ignore[misc]
         data: Any,
         node_sampler: BaseSampler,
         input_nodes: Any = None,
-        transform: Any = None,
         *,
+        transform: Any = None,
         num_workers: int = 1,
         prefetch_factor: int | None = 2,
         pin_memory: bool = False,
@@ -52,6 +58,7 @@ class NodeLoader(torch_geometric.loader.NodeLoader):  # type: ignore[misc]
     ) -> None:
         if num_workers < 0:
             raise ValueError(f"num_workers must be at least 0 threads, got {num_workers}")
+        _check_edge_attributes(data, node_sampler)
         kwargs.pop("persistent_workers", None)
         kwargs["filter_per_worker"] = True
         super().__init__(data, node_sampler, input_nodes, **kwargs)
@@ -83,6 +90,18 @@ class NodeLoader(torch_geometric.loader.NodeLoader):  # type: ignore[misc]
     def collate_fn(self, index: Any) -> Any:
         """One batch, outside of a pass: what ``loader(index)`` calls."""
         return self.make_batch(list(index), int(torch.empty((), dtype=torch.int64).random_()))
+
+
+def _check_edge_attributes(data: Any, sampler: BaseSampler) -> None:
+    if not isinstance(data, Data) or getattr(sampler, "direction", "in") != "both":
+        return
+    lost = [name for name in data.edge_attrs() if name not in ("edge_index", "adj_t")]
+    if lost:
+        raise ValueError(
+            f"direction='both' joins an edge with its reverse and has no edge ids, so that "
+            f"{', '.join(lost)} cannot follow; delete it from data, or make the graph undirected "
+            "before (T.ToUndirected()) and sample with direction='in'"
+        )
 
 
 class NeighborLoader(NodeLoader):
@@ -145,7 +164,7 @@ class NeighborLoader(NodeLoader):
             data,
             neighbor_sampler,
             input_nodes,
-            transform,
+            transform=transform,
             transform_sampler_output=transform_sampler_output,
             **kwargs,
         )

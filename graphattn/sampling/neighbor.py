@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import threading
 from typing import Any
 
@@ -46,6 +47,7 @@ class NeighborSampler(BaseSampler):  # type: ignore[misc]
     thread. About 30 ns per edge (Hamilton et al., 2017, https://arxiv.org/abs/1706.02216).
 
     Raises:
+        TypeError: Fan-outs that are not a list of integers.
         ValueError: A fan-out below -1, an unknown option, heterogeneous data.
     """
 
@@ -171,12 +173,17 @@ def check_fanouts(num_neighbors: Any) -> list[int]:
         raise ValueError(
             "num_neighbors per edge type needs a heterogeneous sampler; give one list [k1, k2, ...]"
         )
-    fanouts = [int(number) for number in num_neighbors]
-    for number in fanouts:
-        if number < -1:
-            raise ValueError(
-                f"num_neighbors must be at least 0 per hop, or -1 for all edges, got {fanouts}"
-            )
+    try:
+        fanouts = [operator.index(number) for number in num_neighbors]
+    except TypeError:
+        raise TypeError(
+            f"num_neighbors must be a list of integers, one per hop, got {num_neighbors!r}; give "
+            "[10] for ten edges in one hop"
+        ) from None
+    if min(fanouts, default=0) < -1:
+        raise ValueError(
+            f"num_neighbors must be at least 0 per hop, or -1 for all edges, got {fanouts}"
+        )
     return fanouts
 
 

@@ -14,7 +14,7 @@ from graphattn.graph import CSRGraph
 from graphattn.graph.sort import index_dtype
 from graphattn.kernels.cpu.sampling import derive
 from graphattn.kernels.cpu.two_hop import sample_tokens
-from graphattn.sampling.checks import check_seeds, directed
+from graphattn.sampling.checks import check_integer, check_seeds, directed
 from graphattn.sampling.neighbor import graph_of
 
 MODES = ("exact", "walk")
@@ -50,6 +50,7 @@ class TokenSampler:
     Memory: N / 8 bytes and the longest list per thread beyond graph and result.
 
     Raises:
+        TypeError: ``num_tokens`` that is not an integer.
         ValueError: ``num_tokens`` below 1, or an unknown option.
     """
 
@@ -66,10 +67,7 @@ class TokenSampler:
         for name, value, known in (("mode", mode, MODES), ("resample", resample, RESAMPLE)):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-        if num_tokens < 1:
-            raise ValueError(
-                f"num_tokens counts the node itself and must be >= 1, got {num_tokens}"
-            )
+        num_tokens = check_integer("num_tokens, which counts the node itself,", num_tokens, 1)
         self.graph = merged(directed(graph_of(graph), direction))
         self.num_tokens, self.mode, self.direction = num_tokens, mode, direction
         self.resample, self.seed = resample, seed
@@ -121,6 +119,9 @@ class TokenSampler:
     def batches(self, nodes: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(nodes, tokens) per ``batch_size`` nodes, in order; counts one epoch up when it ends."""
         chosen = check_seeds(nodes, self.graph.num_rows, "nodes")
+        return self._batches(chosen, check_integer("batch_size", batch_size, 1))
+
+    def _batches(self, chosen: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         for number, part in enumerate(torch.split(chosen, batch_size)):
             yield part, self.sample(part, batch=number)
         self.epoch += 1

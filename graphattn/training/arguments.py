@@ -37,6 +37,7 @@ SHORTHANDS = {
     "--precision": "--loop.precision",
     "--lr": "--optim.lr",
 }
+FLAGS = {"--compile": "--loop.compile=true", "--verify": "--verify=true"}
 _SECTIONS = ("data", "model", "optim", "encoding", "sampling", "loop")
 _KINDS = {
     "<class 'int'>": "an integer",
@@ -103,12 +104,12 @@ def parse(
 
 
 def expand(argv: list[str]) -> list[str]:
-    """Replaces shorthands: ``--model gt`` by ``--model.name gt``, ``--compile`` by its setting."""
+    """Replaces shorthands: ``--model gt`` by ``--model.name gt``, flags by their settings."""
     expanded = []
     for argument in argv:
         key, equals, value = argument.partition("=")
         key = SHORTHANDS.get(key, key)
-        expanded.append("--loop.compile=true" if argument == "--compile" else key + equals + value)
+        expanded.append(FLAGS.get(argument, key + equals + value))
     return expanded
 
 

@@ -13,6 +13,7 @@ from graphattn.graph.csr import CSRGraph
 from graphattn.graph.store import physical_memory, widened
 from graphattn.kernels.cpu.sampling import derive
 from graphattn.models import layerwise
+from graphattn.nn.sequences import reads_positions
 from graphattn.nn.sums import gathered, world_size
 from graphattn.sampling import NeighborSampler, TokenSampler, hop_features
 from graphattn.sampling.hops import check_direction
@@ -198,6 +199,15 @@ def _check_room(x: Tensor) -> None:
         )
 
 
+def _check_positions(model: nn.Module) -> None:
+    if reads_positions(model):
+        raise ValueError(
+            f"{type(model).__name__} has layers that read the numbers of nodes (is_causal, "
+            "rotary), which a sampled neighbourhood counts anew; train on the full graph "
+            "(--sampling.batch_size 0), or leave these options out"
+        )
+
+
 def batched(
     inputs: Inputs,
     model: nn.Module,
@@ -217,7 +227,8 @@ def batched(
         stored: What a store holds of ``part``, ``hop1``, ``hop2`` and ``hop_direction``.
 
     Raises:
-        ValueError: A model of tokens without a batch size, or fewer fan-outs than layers.
+        ValueError: A model of tokens without a batch size, or sampled neighbourhoods for a model
+            that reads the numbers of nodes.
     """
     wants_tokens = getattr(model, "batched", None) == "tokens"
     if config.batch_size < 0 or (wants_tokens and config.batch_size == 0):
@@ -230,6 +241,7 @@ def batched(
     if wants_tokens or config.batch_size:
         part = node_parts(graph, config.parts, stored.get("part"))
         if not wants_tokens:
+            _check_positions(model)
             return NeighborInputs(*common, part=part)
         return TokenInputs(*common, part=part, hops=_stored_hops(inputs.x, stored, config))
     inputs.graph = graph

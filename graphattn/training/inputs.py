@@ -110,11 +110,11 @@ def load_items(config: DataConfig) -> NodeDataset:
     from graphattn.datasets.base import NodeDataset
     from graphattn.datasets.catalogue import load_dataset
 
-    for place in (Path(config.root) / config.name, Path(config.name).expanduser()):
-        if is_store(place):
-            from graphattn.datasets import store
+    place = store_place(config)
+    if place is not None:
+        from graphattn.datasets import store
 
-            return store.load(place)
+        return store.load(place)
     dataset = load_dataset(
         config.name,
         config.root,
@@ -128,6 +128,12 @@ def load_items(config: DataConfig) -> NodeDataset:
     from graphattn.training.graph_sets import as_union
 
     return as_union(dataset)
+
+
+def store_place(config: DataConfig) -> Path | None:
+    """The folder of the store that the data set is, if it is one."""
+    places = (Path(config.root) / config.name, Path(config.name).expanduser())
+    return next((place for place in places if is_store(place)), None)
 
 
 def graph_of(dataset: NodeDataset) -> CSRGraph:

@@ -58,7 +58,7 @@ def training_bytes(config: TrainConfig, dataset: NodeDataset) -> dict[str, int]:
     with torch.device("meta"):
         network = build_model(model, features, channels, pe_dim, nodes)
     edges = (
-        dataset.data.csr.num_edges
+        dataset.data["csr"].num_edges  # data.csr is a method of PyG's
         if "csr" in dataset.data
         else int(dataset.data.edge_index.shape[1])
     )

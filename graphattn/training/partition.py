@@ -13,7 +13,8 @@ import torch
 from graphattn.graph.partition import partition
 from graphattn.graph.store import Store, is_store
 from graphattn.graph.store_build import build_store
-from graphattn.graph.store_rows import add_array
+from graphattn.graph.store_checks import check_same
+from graphattn.graph.store_rows import DTYPES, add_array
 from graphattn.training.config import EncodingConfig
 from graphattn.training.inputs import positional_encoding
 
@@ -49,8 +50,14 @@ def to_store(
         encoding: Also write this positional encoding, ``pe.npy``; its solver runs in memory.
 
     A finished store in ``folder`` is kept, and gains what it lacks of parts, hops and encoding.
+
+    Raises:
+        ValueError: The folder holds the store of another data set, or one made with other options.
     """
-    store = Store(folder) if is_store(folder) else _build(dataset, folder, dtype, undirected)
+    if is_store(folder):
+        store = _kept(dataset, folder, dtype, undirected)
+    else:
+        store = _build(dataset, folder, dtype, undirected)
     if parts:
         _check_kept(store, "part", "parts", parts)
         if "part" not in store.names:
@@ -67,6 +74,19 @@ def to_store(
         from graphattn.sampling.hops import store_hops
 
         store = store_hops(folder, hops, direction=direction)
+    return store
+
+
+def _kept(dataset: NodeDataset, folder: Path, dtype: str | None, undirected: bool) -> Store:
+    """The finished store, if it is the data set's and has what is asked for."""
+    store = Store(folder)
+    held, wanted = dict(store.meta), {"name": dataset.name, "num_nodes": dataset.data.num_nodes}
+    if undirected:
+        wanted["undirected"] = True
+    if dtype is not None and "x" in store.names:
+        held["features in"] = store.array("x").dtype
+        wanted["features in"] = DTYPES.get(dtype, dtype)
+    check_same(folder, held, wanted)
     return store
 
 

@@ -1,6 +1,5 @@
 """The store: what goes in comes out, killed builds go on, and damage is named."""
 
-import errno
 import gc
 import json
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import torch
 
 import graphattn as ga
 from graphattn.datasets.generated import power_law
-from graphattn.graph import store_build, store_rows
+from graphattn.graph import store_rows
 from graphattn.graph.store import Store
 from graphattn.graph.store_build import build_store
 from graphattn.graph.store_rows import add_array
@@ -161,23 +160,74 @@ def test_verify_reads_everything(tmp_path: Path) -> None:
         store.verify()
 
 
-def test_wrong_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("edges", "error", "message"),
+    [
+        (EDGES.double().numpy(), TypeError, r"NumPy arrays of integers \[2, n\], got float64"),
+        (EDGES, TypeError, r"NumPy arrays of integers \[2, n\], got Tensor"),
+        (EDGES.t().numpy(), ValueError, r"blocks \[2, n\] .*, got \[3000, 2\]; transpose"),
+        (EDGES[:, 1:].numpy(), ValueError, "announced 3,000 edges, the stream yielded 2,999;"),
+        (EDGES[:, [0, *range(E)]].numpy(), ValueError, "the stream yielded 3,001 and more;"),
+    ],
+)
+def test_edges_are_as_announced(tmp_path: Path, edges: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        build_store(tmp_path, N, E, lambda: iter([edges]), {})
+    assert not (tmp_path / "meta.json").exists()
+
+
+def test_arrays_fit_nodes_and_dtype(tmp_path: Path) -> None:
+    def store(folder: str, x: torch.Tensor, **options: Any) -> Store:
+        return build_store(tmp_path / folder, N, E, blocks, {"x": x}, **options)
+
+    with pytest.raises(ValueError, match="x must have one row per node, 230, got 229"):
+        store("a", X[1:])
+    with pytest.raises(ValueError, match="hop1 must have one row per node, 230, got 3"):
+        store("b", X)
+        add_array(tmp_path / "b", "hop1", X[:3])
+    large = X.clone()
+    large[200, 2], large[0, 0] = 1e5, torch.inf  # what was infinite may stay so
+    with pytest.raises(ValueError, match=r"x of node 200 is 1e\+05, which float16 cannot hold"):
+        store("c", large, dtype="fp16")
+    assert store("d", large, dtype="bf16").array("x")[200, 2].isfinite()
+
+
+def test_gather_takes_node_numbers(tmp_path: Path) -> None:
+    store = build(tmp_path)
+    for bad in (-1, N):
+        with pytest.raises(ValueError, match=rf"rows of x of .* in \[0, 230\), got {bad};"):
+            store.gather("x", torch.tensor([0, bad]))
+    with pytest.raises(TypeError, match=r"got torch.bool; call .nonzero\(\)"):
+        store.gather("x", torch.ones(N, dtype=torch.bool))
+    assert store.gather("x", torch.tensor([], dtype=torch.int64)).shape == (0, 6)
+
+
+def test_a_finished_store_is_returned_only_for_what_it_holds(tmp_path: Path) -> None:
+    build(tmp_path)
+    add_array(tmp_path, "hop1", X)
+    assert sorted(build(tmp_path).names) == ["hop1", "split_train", "x", "y"]
+    for options, message in (
+        ({"name": "other"}, "finished store with name , asked for other; write"),
+        ({"undirected": True}, "with undirected False, asked for True"),
+        ({"dtype": "fp16"}, r"with array x \[\[230, 6\], 'float32'\], asked for"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build(tmp_path, **options)
+    with pytest.raises(ValueError, match="with num_nodes 230, asked for 231"):
+        build_store(tmp_path, N + 1, E, blocks, {})
+    with pytest.raises(ValueError, match="with edges_read 3000, asked for 2999"):
+        build_store(tmp_path, N, E - 1, blocks, {})
+    with pytest.raises(ValueError, match="with array z missing, asked for"):
+        build_store(tmp_path, N, E, blocks, {"z": X})
+
+
+def test_wrong_input(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nodes in \[0, 100\), got"):
         build_store(tmp_path / "a", 100, E, blocks, {})
     with pytest.raises(ValueError, match="dtype must be one of fp32, fp16, bf16"):
         build(tmp_path / "b", dtype="fp8")
     with pytest.raises(KeyError, match="has no array 'z'; it has x, y"):
         build(tmp_path / "c").array("z")
-
-    def full(*_: Any) -> Any:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(store_build, "_open_at", full)
-    with pytest.raises(OSError, match="the disk is full; free some and"):
-        build(tmp_path / "d")
-    monkeypatch.setattr(store_rows.shutil, "disk_usage", lambda _: type("U", (), {"free": 9}))
-    with pytest.raises(OSError, match="GB needed"):
-        build(tmp_path / "e")
 
 
 def test_an_array_goes_on_only_as_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

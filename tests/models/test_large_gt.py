@@ -52,10 +52,33 @@ def test_refresh_assigns_all_nodes() -> None:
 def test_wrong_input() -> None:
     with pytest.raises(ValueError, match="one layer, got 2"):
         LargeGT(7, 16, 3, 2, num_nodes=4)
+    with pytest.raises(ValueError, match="heads and hidden_channels must be .* got 0 and 16"):
+        LargeGT(7, 16, 3, heads=0, num_nodes=4)
     with pytest.raises(ValueError, match="variant must be one of"):
         LargeGT(7, 16, 3, num_nodes=4, variant="both")
     with pytest.raises(ValueError, match="pe_dim=4"):
         LargeGT(7, 16, 3, num_nodes=20, pe_dim=4)(*batch()[:2], None, torch.arange(12))
+
+
+@pytest.mark.parametrize("variant", ["local", "global", "full"])
+@pytest.mark.parametrize("train", [True, False])
+def test_tokens_and_nodes_are_in_range(variant: str, train: bool) -> None:
+    model = LargeGT(7, 16, 3, num_nodes=20, variant=variant, pe_dim=4, num_codes=8).train(train)
+    features, tokens, pe, nodes = batch()
+    for bad in (-1, 20):
+        wrong = tokens.clone()
+        wrong[3, 2] = bad
+        with pytest.raises(ValueError, match=rf"tokens must be in \[0, 20\), got {bad}; tok"):
+            model(features, wrong, pe, nodes)
+        wrong = nodes.clone()
+        wrong[3] = bad
+        if variant == "local":  # serves nodes of other graphs too
+            model(features, tokens, pe, wrong)
+            continue
+        with pytest.raises(ValueError, match=rf"nodes must be in \[0, 20\), got {bad}; the layer"):
+            model(features, tokens, pe, wrong)
+    with pytest.raises(ValueError, match=r"and nodes \[b\], got \[12, 5\] and \[11\]"):
+        model(features, tokens, pe, nodes[1:])
 
 
 @pytest.mark.parametrize(("nodes", "count"), [(10, 10), (100, 30), (100_000, 500)])

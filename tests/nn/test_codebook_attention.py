@@ -1,11 +1,14 @@
 """CodebookAttention against attention over all nodes, and its statistics against their formula."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import graphattn as ga
 from graphattn.nn import CodebookAttention, TokenTransformer
@@ -133,6 +136,70 @@ def test_wrong_input() -> None:
         layer(torch.randn(4, 6).double(), None, torch.arange(4))
     with pytest.raises(ValueError, match="num_nodes and num_codes"):
         make(0, 3)
+    for options, message in (
+        ({"decay": 2.0}, r"decay is .* in \[0, 1\], got 2.0"),
+        ({"reseed": -1.0}, "reseed must be at least 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(30, 10, **options)
+    with pytest.raises(ValueError, match="heads and head_dim must be at least 1, got 0 and 5"):
+        CodebookAttention(6, 3, head_dim=5, heads=0, num_nodes=4)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_nodes_fit_rows_and_graph(train: bool) -> None:
+    layer = make(30, 10).train(train)
+    x, pos = torch.randn(4, 6).double(), torch.randn(4, 3).double()
+    with pytest.raises(ValueError, match=r"number of every row of x, \[4\], got \[3\]"):
+        layer(x, pos, torch.arange(3))
+    for bad in (-1, 30):
+        with pytest.raises(ValueError, match=rf"nodes must be in \[0, 30\), got {bad}; the layer"):
+            layer(x, pos, torch.tensor([0, 1, 2, bad]))
+        with pytest.raises(ValueError, match=rf"nodes must be in \[0, 30\), got {bad}"):
+            layer.assign(x, pos, torch.tensor([0, 1, 2, bad]))
+    with pytest.raises(TypeError, match="nodes must be integers"):
+        layer(x, pos, torch.ones(4))
+    assert not layer.started  # nothing has happened
+
+
+def test_an_empty_batch_teaches_nothing() -> None:
+    layer, empty = make(30, 10), torch.zeros(0, 9).double()
+    nodes = torch.zeros(0, dtype=torch.int64)
+    for started in (False, True):
+        with pytest.raises(ValueError, match="follow the rows of a training batch, got none"):
+            layer.train()(empty[:, :6], empty[:, 6:], nodes)
+        assert layer.eval()(empty[:, :6], empty[:, 6:], nodes).shape == (0, 10)
+        if not started:
+            layer.start(torch.randn(20, 9).double())
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that an operator gave back."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for part in found if isinstance(found, tuple | list) else [found]:
+            in_place = any(part is given for given in args)
+            if isinstance(part, Tensor) and not in_place:
+                self.numel = max(self.numel, part.numel())
+        return found
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_cost_is_of_codes_not_of_nodes(train: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scored pairs, in attention and in the search for the nearest code, and all tensors made."""
+    counts = {}
+    for nodes in (100, 100_000):
+        layer = make(nodes, 16).train(train)
+        layer.start(torch.randn(40, 9).double())
+        x, pos = torch.randn(20, 6).double(), torch.randn(20, 3).double()
+        with FlopCounterMode(display=False) as flops, Largest() as largest:
+            layer(x, pos, torch.arange(20))
+        counts[nodes] = flops.get_total_flops(), largest.numel
+    assert counts[100] == counts[100_000]
+    assert counts[100][0] > 2 * 20 * 16 * 10  # both products of attention are counted
 
 
 def test_token_transformer_is_its_formula() -> None:

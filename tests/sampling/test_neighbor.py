@@ -16,7 +16,7 @@ import graphattn as ga
 from graphattn.datasets.generated import grid, power_law
 from graphattn.kernels.cpu import neighbors
 from graphattn.kernels.reference.sampling import sample_neighbors
-from graphattn.sampling import ClusterLoader, NeighborLoader, NeighborSampler, prefetch
+from graphattn.sampling import ClusterLoader, NeighborLoader, NeighborSampler, NodeLoader, prefetch
 from graphattn.sampling.prefetch import in_order
 
 
@@ -199,6 +199,20 @@ def test_wrong_input(data: Data) -> None:
         sampler.sample(torch.zeros(7))
     with pytest.raises(ValueError, match="at least 0 per hop, or -1"):
         NeighborSampler(data, [3, -2])
+    for bad in (10, ["a"], [2.7], "ab"):
+        with pytest.raises(TypeError, match="num_neighbors must be a list of integers, one per h"):
+            NeighborSampler(data, bad)
+    assert NeighborSampler(data, torch.tensor([3, 2])).fanouts == [3, 2]
+    with pytest.raises(ValueError, match=r"part must be in \[0, 300\), got -1; give the part of"):
+        ClusterLoader(data, torch.arange(300) - 1)
+    with pytest.raises(TypeError, match="part must be integers"):
+        ClusterLoader(data, torch.ones(300))
+    with pytest.raises(ValueError, match="parts must be in .*, got -2"):
+        ClusterLoader(data, -2)
+    with pytest.raises(ValueError, match=r"no edge ids, so that edge_attr cannot follow; delete"):
+        NeighborLoader(data, [3], direction="both")
+    with pytest.raises(TypeError, match="positional arguments"):
+        NodeLoader(data, sampler, None, torch.arange(300))  # PyG's input_time
     with pytest.raises(ValueError, match="direction must be one of"):
         NeighborSampler(data, [3], direction="up")
     with pytest.raises(ValueError, match="no disjoint sampling"):

@@ -1,6 +1,7 @@
 """TokenSampler against the published recipe, and hop features against dense products."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 import graphattn as ga
 from graphattn.datasets.generated import power_law
 from graphattn.kernels.reference import sampling as reference
-from graphattn.sampling import TokenSampler, hop_features
+from graphattn.sampling import TokenSampler, hop_features, prefetch
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +143,38 @@ def test_long_lists_grow_the_scratch() -> None:
     assert tokens[0] == 3 and len(set(tokens[1:].tolist())) == 49
 
 
+def status(key: str) -> int:
+    """Bytes of this process: VmRSS now, VmHWM at most since the last reset."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
+
+
+def reset_peak() -> bool:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not reset_peak(), reason="needs /proc/self/clear_refs")
+@pytest.mark.parametrize("mode", ["exact", "walk"])
+def test_memory_is_graph_and_result(mode: str) -> None:
+    """A squared would have 65 million entries here, thirty times the graph's."""
+    size, generator = 60_000, torch.Generator().manual_seed(0)
+    edges = torch.randint(0, size, (2, 2_000_000), generator=generator)
+    graph = ga.as_graph(edges, size).coalesce()
+    bytes_of_graph = graph.indptr.nbytes + graph.indices.nbytes
+    del edges
+    TokenSampler(ga.as_graph(torch.tensor([[0], [1]]), 2), 3, mode=mode).table()  # compiles
+    prefetch.release_freed()
+    reset_peak()
+    before = status("VmRSS")
+    table = TokenSampler(graph, 20, mode=mode).table()
+    used = status("VmHWM") - before
+    assert used <= table.nbytes + bytes_of_graph, f"{used / 2**20:.0f} MiB"
+
+
 @pytest.mark.parametrize("direction", ["in", "out"])
 @pytest.mark.parametrize("legacy", [False, True])
 def test_hop_features_are_dense_products(edges: Tensor, direction: str, legacy: bool) -> None:
@@ -166,8 +199,16 @@ def edges_graph(edges: Tensor) -> ga.CSRGraph:
 
 def test_wrong_input(edges: Tensor) -> None:
     graph = ga.as_graph(edges, 200)
-    with pytest.raises(ValueError, match="num_tokens counts the node itself"):
+    with pytest.raises(ValueError, match="which counts the node itself, must be .* 1, got 0"):
         TokenSampler(graph, 0)
+    with pytest.raises(TypeError, match=r"must be an integer of at least 1, got 3\.5"):
+        TokenSampler(graph, 3.5)
+    for size, error in ((0, ValueError), (-2, ValueError), (1.5, TypeError)):
+        with pytest.raises(error, match=f"batch_size must be an integer of at least 1, got {size}"):
+            TokenSampler(graph, 3).batches([1, 2], size)
+    for hops, error in ((-1, ValueError), (1.0, TypeError)):
+        with pytest.raises(error, match=f"hops must be an integer of at least 0, got {hops}"):
+            hop_features(graph, torch.zeros(200, 2), hops)
     with pytest.raises(ValueError, match="mode must be one of exact, walk"):
         TokenSampler(graph, 3, mode="fast")
     with pytest.raises(ValueError, match=r"nodes must be nodes in \[0, 200\), got -1"):

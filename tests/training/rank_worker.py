@@ -1,7 +1,8 @@
-"""What each process of test_distributed.py does: ``rank_worker.py CONFIG.yaml OUT.pt [DIE]``."""
+"""What each process of test_distributed.py does: ``CONFIG.yaml OUT.pt [DIE|TERM]``."""
 
 import itertools
 import os
+import signal
 import sys
 from typing import Any
 
@@ -15,7 +16,7 @@ from graphattn.training.loop import Trainer
 
 
 def three_steps(
-    config: TrainConfig, die: bool, places: list[torch.Tensor] | None = None
+    config: TrainConfig, die: str = "", places: list[torch.Tensor] | None = None
 ) -> dict[str, Any]:
     """Weights, losses and outputs of all nodes after three steps in float64.
 
@@ -34,7 +35,7 @@ def three_steps(
     losses = []
     for step in itertools.islice(run.inputs.steps(run.supervision.train, 0), 3):
         if die and rank() == 1 and losses:
-            os._exit(3)
+            os._exit(3) if die == "DIE" else os.kill(os.getpid(), signal.SIGTERM)
         losses.append(trainer._train_step(step)[0])
     outputs = run.inputs.outputs(run.model.eval(), run.model)
     return {"model": run.model.state_dict(), "losses": losses, "outputs": outputs.detach()}
@@ -43,7 +44,7 @@ def three_steps(
 def main() -> None:
     torch.set_num_threads(1)
     with process_group():
-        state = three_steps(read_config(sys.argv[1]), "DIE" in sys.argv)
+        state = three_steps(read_config(sys.argv[1]), *sys.argv[3:])
         if rank() == 0:
             torch.save(state, sys.argv[2])
 

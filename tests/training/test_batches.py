@@ -104,6 +104,33 @@ def test_full_fan_out_in_one_batch_is_the_full_graph(config: TrainConfig) -> Non
         assert one["valid"] == pytest.approx(other["valid"], abs=1e-3)
 
 
+@pytest.mark.parametrize("name", ["gcn", "sage", "gat", "sinc"])
+def test_baselines_evaluate_layer_by_layer(
+    config: TrainConfig, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.model.name, config.model.options = name, {}
+    config.sampling.batch_size, config.sampling.num_neighbors = 20, [3, 2]
+    run = prepare(config)
+    want = run.model.eval()(run.inputs.x.float(), run.inputs.graph, None)
+
+    def never(*_: object) -> torch.Tensor:
+        raise AssertionError("the full graph is not run at once")
+
+    found = run.inputs.outputs(never, run.model)
+    torch.testing.assert_close(found, want.detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("option", ["is_causal", "rotary"])
+def test_layers_that_read_node_numbers_need_the_full_graph(
+    config: TrainConfig, option: str
+) -> None:
+    config.model.name, config.model.options = "gin-attention", {"layer_options": {option: True}}
+    prepare(config)
+    config.sampling.batch_size = 20
+    with pytest.raises(ValueError, match=r"read the numbers of nodes .*--sampling.batch_size 0"):
+        prepare(config)
+
+
 def test_wrong_input(tokens: TrainConfig) -> None:
     tokens.sampling.batch_size = 0
     with pytest.raises(ValueError, match="sampling.batch_size of at least 1, got 0"):

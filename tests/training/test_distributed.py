@@ -1,6 +1,8 @@
 """Two gloo processes against one: same parameters, same outputs, no hang when one dies."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +41,7 @@ def test_two_processes_equal_one(config: TrainConfig, tmp_path: Path, model: str
         config.model.layers = 1
         config.model.options = {"num_codes": 8, "block_dropout": 0.0, "global_dim": 8}
     write_config(config, tmp_path / "config.yaml")
-    check_equal(two_processes(tmp_path), three_steps(config, False))
+    check_equal(two_processes(tmp_path), three_steps(config))
 
 
 @pytest.mark.parametrize("stored", [pytest.param(False, marks=pytest.mark.slow), True])
@@ -61,7 +63,7 @@ def test_ranks_take_the_seeds_of_their_own_parts(
     taken = [set(part[train[torch.cat(pieces)]].tolist()) for pieces in zip(*steps, strict=True)]
     assert not taken[0] & taken[1] and len({len(pieces[0]) for pieces in steps}) <= 2
     places = [torch.cat(pieces) for pieces in steps]
-    check_equal(two_processes(tmp_path), three_steps(config, False, places))
+    check_equal(two_processes(tmp_path), three_steps(config, places=places))
 
 
 def two_processes(folder: Path) -> dict[str, Any]:
@@ -87,6 +89,35 @@ def test_a_dead_rank_ends_the_run(config: TrainConfig, tmp_path: Path) -> None:
     worker = ROOT / "tests/training/rank_worker.py"
     done = launch(2, worker, tmp_path / "config.yaml", tmp_path / "out.pt", "DIE")
     assert done.returncode != 0
+    assert not (tmp_path / "out.pt").exists()
+
+
+@pytest.mark.slow
+def test_a_terminated_rank_ends_the_other(config: TrainConfig, tmp_path: Path) -> None:
+    """Without torchrun, which would end it: the next sum finds the connection closed."""
+    config.sampling.batch_size, config.sampling.num_neighbors = 19, [3, 2]
+    write_config(config, tmp_path / "config.yaml")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    worker = ROOT / "tests/training/rank_worker.py"
+    command = [sys.executable, worker, tmp_path / "config.yaml", tmp_path / "out.pt", "TERM"]
+    ranks = [
+        subprocess.Popen(
+            command, env=environment | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE
+        )
+        for rank in "01"
+    ]
+    try:
+        assert ranks[1].wait(120) == -signal.SIGTERM
+        _, error = ranks[0].communicate(timeout=30)
+    finally:
+        for process in ranks:
+            process.kill()
+            process.communicate()
+    assert ranks[0].returncode == 1 and b"RuntimeError" in error
     assert not (tmp_path / "out.pt").exists()
 
 

@@ -89,6 +89,39 @@ def test_large_gt_from_the_disk_equals_memory(
         prepare(config)
 
 
+def test_a_block_that_changed_in_the_middle_is_found_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_papers(tmp_path / "data", num_nodes=4000)
+    out = str(tmp_path / "store")
+    assert main(["partition", "ogbn-papers100M", "--root", f"{tmp_path}/data", "--out", out]) == 0
+    assert main(["info", out, "--verify"]) == 0
+    assert "files are as they were written" in capsys.readouterr().out
+    with (tmp_path / "store" / "x.npy").open("r+b") as file:
+        file.seek(106_000)
+        byte = file.read(1)[0]
+        file.seek(106_000)
+        file.write(bytes([byte ^ 1]))
+    assert main(["info", out]) == 0  # the 64 pages that opening reads are untouched
+    assert main(["info", out, "--verify"]) == 1
+    assert "x.npy is damaged: its SHA-256 differs" in capsys.readouterr().err
+    assert main(["info", "minesweeper", "--verify"]) == 2
+    assert "minesweeper is none; write one with graphattn" in capsys.readouterr().err
+
+
+def test_the_store_of_another_data_set_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+    dataset, folder = load_nodes(config.data), tmp_path / "store"
+    to_store(dataset, folder, dtype="fp16")
+    assert to_store(dataset, folder).array("x").dtype == torch.float16  # as it was written
+    with pytest.raises(ValueError, match="with features in torch.float16, asked for torch.float32"):
+        to_store(dataset, folder, dtype="fp32")
+    with pytest.raises(ValueError, match="with undirected False, asked for True"):
+        to_store(dataset, folder, undirected=True)
+    dataset.name = "other"
+    with pytest.raises(ValueError, match="finished store with name board, asked for other"):
+        to_store(dataset, folder)
+
+
 def test_what_memory_cannot_hold_is_refused(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
