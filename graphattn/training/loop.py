@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphattn.graph import CSRGraph
 from graphattn.nn.sums import summed
+from graphattn.ops._dispatch import resolve
 from graphattn.training import tasks
 from graphattn.training.config import TrainConfig
 from graphattn.training.distributed import share_of, sum_gradients
@@ -78,6 +80,19 @@ class Best:
     train: float = math.nan
 
 
+def _compiled(model: nn.Module) -> Callable[..., Any]:
+    """The compiled model, called with graphs whose plans are made: else each step made its own."""
+    forward = torch.compile(model)
+
+    def call(*arguments: Any) -> Any:
+        for graph in arguments:
+            if isinstance(graph, CSRGraph):
+                graph.layout(resolve("auto", graph.device))
+        return forward(*arguments)
+
+    return call
+
+
 class Trainer:
     """Trains one model on one graph.
 
@@ -97,7 +112,7 @@ class Trainer:
         self.config, self.model, self.inputs = config, model, inputs
         self.device = inputs.device
         self.supervision = supervision.to(self.device)
-        self._forward = torch.compile(model) if config.loop.compile else model
+        self._forward = _compiled(model) if config.loop.compile else model
         self.optimizer = make_optimizer(model, config.optim)
         self.larger_is_better = tasks.larger_is_better(supervision.metric)
         self.schedule = Schedule(
