@@ -83,6 +83,8 @@ def train(attention: str, train_set: Images, options: argparse.Namespace) -> tor
                 logits = model(prepare(train_set.pixels[part], True))
                 loss = F.cross_entropy(logits, train_set.labels[part], label_smoothing=0.1)
                 loss.backward()
+                # Without it windows fall back to chance at the largest learning rates.
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
                 progress.update()

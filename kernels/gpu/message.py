@@ -19,6 +19,7 @@ from graphattn.kernels.gpu.arguments import accumulator, divide
 from graphattn.kernels.gpu.changes import change_rows
 from graphattn.kernels.gpu.launch import launch, warp_size
 from graphattn.kernels.gpu.levels import merge_sums, partial_rows
+from graphattn.kernels.gpu.tuning import change_registers
 from graphattn.kernels.layout import Layout
 
 
@@ -137,6 +138,7 @@ def _change(
                 change_rows,
                 blocks if one_by_one else units * blocks,
                 num_warps=slices.warps,
+                max_registers=change_registers(terms, near.element_size()),
                 near=near,
                 pulls=pulls,
                 weight=weight,

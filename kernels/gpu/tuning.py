@@ -87,6 +87,15 @@ def backward_registers(options: int, wide_options: int, itemsize: int, columns: 
     return 96 if columns and itemsize == 2 else 80
 
 
+def change_registers(terms: int, itemsize: int) -> int | None:
+    """Register limit of the gradient of messages, of ``terms`` numbers per channel and row.
+
+    Meaning as in ``backward_registers``: half precision, whose lanes hold twice the numbers, would
+    spill a few for the next occupancy.
+    """
+    return 224 if terms > 1 and itemsize == 2 else None
+
+
 def table_programs(items: int, config: Config, table_bytes: int) -> int:
     """Programs that share ``items`` where each slot sums a table of its own, in copies.
 
