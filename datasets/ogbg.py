@@ -9,13 +9,10 @@ import torch
 
 from graphattn.datasets.base import GraphDataset, edge_note
 from graphattn.datasets.metrics import evaluator
+from graphattn.datasets.names import OGBG_NAMES
 from graphattn.datasets.ogb_raw import add_inverse, locate
 
-NAMES = (
-    "ogbg-molbace", "ogbg-molbbbp", "ogbg-molclintox", "ogbg-molmuv", "ogbg-molpcba",
-    "ogbg-molsider", "ogbg-moltox21", "ogbg-moltoxcast", "ogbg-molhiv", "ogbg-molesol",
-    "ogbg-molfreesolv", "ogbg-mollipo", "ogbg-molchembl",
-)  # fmt: skip
+NAMES = OGBG_NAMES
 
 
 def load(name: str, root: Path, *, download: bool, undirected: bool, seed: int) -> GraphDataset:

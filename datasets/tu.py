@@ -20,31 +20,13 @@ from graphattn.datasets.base import GraphDataset, Split
 from graphattn.datasets.folds import FOLDS, drawn_folds, published_folds
 from graphattn.datasets.layouts import Remote, obtain
 from graphattn.datasets.metrics import evaluator
+from graphattn.datasets.names import GIN_NAMES
 from graphattn.datasets.tu_text import Collection, read_gin, read_tu
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
-# canonical name -> name of the GIN form, "" where that has none.  PTC has the
-# hydrogen atoms that TU's PTC_MR lacks, so the two are not one set.
-_GIN = {
-    "MUTAG": "MUTAG",
-    "PTC_MR": "",
-    "PTC": "PTC",
-    "ENZYMES": "ENZYMES",
-    "PROTEINS": "PROTEINS",
-    "PROTEINS_full": "",
-    "DD": "DD",
-    "NCI1": "NCI1",
-    "NCI109": "NCI109",
-    "COLLAB": "COLLAB",
-    "IMDB-BINARY": "IMDBBINARY",
-    "IMDB-MULTI": "IMDBMULTI",
-    "REDDIT-BINARY": "REDDITBINARY",
-    "REDDIT-MULTI-5K": "REDDITMULTI5K",
-}
-
-NAMES = tuple(_GIN)
+NAMES = tuple(GIN_NAMES)
 _GIN_ONLY = "PTC"
 
 _URL = "https://www.chrsmrrs.com/graphkerneldatasets"
@@ -129,7 +111,7 @@ def _read(name: str, root: Path, download: bool) -> tuple[Collection, list[Path]
         )
         for part in parts
     ]
-    gin = _GIN[name]
+    gin = GIN_NAMES[name]
     forms = [form, [Remote(f"{gin}/{gin}.txt")]] if gin else [form]
     forms = forms[1:] if name == _GIN_ONLY else forms
     paths = obtain(name, root, forms, download=download)

@@ -5,8 +5,9 @@ A preset only moves defaults: a YAML file and the command line override each of 
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, NamedTuple
+
+from graphattn.datasets.names import GIN_NAMES, OGBG_NAMES
 
 Settings = dict[str, Any]
 
@@ -138,6 +139,7 @@ _LARGE_GT: Settings = {
 
 
 # examples/bench/graph_level.py has what sets of graphs reach with these.
+_GRAPH_SETS = {name.lower().replace("_", "-") for name in (*GIN_NAMES, *OGBG_NAMES)}
 _GRAPH_LEVEL: Settings = {
     "model.layers": 4,
     "model.width": 64,
@@ -166,21 +168,13 @@ def preset(data: str, model: str) -> Settings:
         settings["data.undirected"] = True
     if model == "large-gt":
         return settings | _LARGE_GT
-    if name in _graph_sets():
+    if name in _GRAPH_SETS:
         lonely = {"model.heads": 1} if model in BASELINES or model == "sinc" else {}
         return settings | _GRAPH_LEVEL | lonely
     if model == "sinc":
         own = _SINC if name == "ogbn-arxiv" else _transformer(name)
         return settings | own | {"model.heads": 1}
     return settings | (_baseline(name, model) if model in BASELINES else _transformer(name))
-
-
-@cache
-def _graph_sets() -> set[str]:
-    """Names of the known sets of graphs; their modules import torch, which --help does without."""
-    from graphattn.datasets import ogbg, tu
-
-    return {name.lower().replace("_", "-") for name in (*tu.NAMES, *ogbg.NAMES)}
 
 
 def _baseline(name: str, model: str) -> Settings:
