@@ -75,6 +75,12 @@ class GridAttention(nn.Module):
 
     def _check(self, x: Tensor) -> None:
         axes = ", ".join("XYZ"[: self.dims])
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            came = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(
+                f"{type(self).__name__} takes a floating point tensor, got {came}; call "
+                "torch.as_tensor(x).float()"
+            )
         if x.dim() != self.dims + 2 or x.shape[-1] != self.embed_dim:
             raise ValueError(
                 f"{type(self).__name__} takes [B, {axes}, {self.embed_dim}] (channels last), got "

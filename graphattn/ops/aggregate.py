@@ -13,7 +13,7 @@ from graphattn.ops._dispatch import resolve
 from graphattn.ops.aggregate_op import reduce_messages
 from graphattn.ops.dims import check_float_tensor
 from graphattn.ops.fused import check_reverse_mode, flat, may_train
-from graphattn.ops.messages import check_names, edge_factor, find_heads, folded, split_shape
+from graphattn.ops.messages import edge_factor, find_heads, folded, names_of, split_shape
 
 
 @overload
@@ -106,8 +106,7 @@ def aggregate(
     Graph Nets", 2020.
     """
     graph = as_graph(graph)
-    names = [reduce] if isinstance(reduce, str) else list(reduce)
-    check_names(names)
+    names = names_of(reduce)
     check_float_tensor("x", x, graph, 2)
     split = find_heads("x", x, graph, weight, heads)
     lead, tail = split_shape(x, split)

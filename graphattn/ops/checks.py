@@ -25,6 +25,8 @@ def check_qkv(query: Tensor, key: Tensor, value: Tensor, graph: Graph) -> None:
             )
         if tensor.dtype not in FLOATS:
             raise TypeError(f"{name} must be a floating point tensor, got {tensor.dtype}")
+        if tensor.layout != torch.strided:
+            raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}; call to_dense()")
         if tensor.device != query.device:
             raise ValueError(
                 f"query, key and value must be on one device, got {query.device} for query and "

@@ -15,7 +15,7 @@ from graphattn.ops.checks import check_edge_attr, check_weights
 from graphattn.ops.dims import check_float_tensor
 from graphattn.ops.fused import check_reverse_mode, flat, may_train
 from graphattn.ops.message_op import reduce_bent
-from graphattn.ops.messages import check_names, edge_factor, find_heads, folded, split_shape
+from graphattn.ops.messages import edge_factor, find_heads, folded, names_of, split_shape
 
 
 def message_aggregate(
@@ -73,8 +73,7 @@ def message_aggregate(
     GATv2's score (Brody et al., 2022); Corso et al., 2020.
     """
     graph = as_graph(graph)
-    names = [reduce] if isinstance(reduce, str) else list(reduce)
-    check_names(names)
+    names = names_of(reduce)
     check_activation(activation, slope)
     check_float_tensor("a", a, graph, 2)
     check_float_tensor("b", b, graph, 2)

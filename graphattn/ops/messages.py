@@ -1,6 +1,7 @@
 """What reductions of messages share: names, heads, and the edge factor in the kernels' form."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,14 +13,18 @@ from graphattn.ops.checks import check_edge_tensor
 from graphattn.ops.dims import has_heads
 
 
-def check_names(names: list[str]) -> None:
-    """Check the names of reductions."""
+def names_of(reduce: str | Sequence[str]) -> list[str]:
+    """The names of reductions, checked."""
     known = ", ".join(reference.REDUCTIONS)
+    if not isinstance(reduce, Sequence):
+        raise TypeError(f"reduce must be one of {known} or a list of them, got {reduce!r}")
+    names = [reduce] if isinstance(reduce, str) else list(reduce)
     if not names:
         raise ValueError(f"reduce must name at least one of {known}, got an empty list")
     for name in names:
         if name not in reference.REDUCTIONS:
             raise ValueError(f"reduce must be one of {known} or a list of them, got {name!r}")
+    return names
 
 
 def find_heads(

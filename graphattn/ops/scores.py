@@ -52,6 +52,8 @@ def attention_weights(
     writes its weights down.
     """
     graph = as_pattern(graph, query, key)
+    if not isinstance(query, Tensor):
+        raise TypeError(f"query must be a tensor, got {type(query).__name__}")
     with torch.autocast(query.device.type, enabled=False):
         scores = edge_scores(query, key, graph, **options)
     return edge_softmax(scores, graph, heads=True, impl=options.get("impl", "auto"))

@@ -104,6 +104,10 @@ def test_dropout_of_weights_is_for_training_only() -> None:
 
 
 def test_wrong_input() -> None:
+    layer = NeighborhoodAttention2D(8, 2, 3)
+    for wrong, came in ((torch.ones(1, 5, 5, 8).long(), "torch.int64"), ([1.0], "list")):
+        with pytest.raises(TypeError, match=f"floating point tensor, got {came}"):
+            layer(wrong)
     layer = NeighborhoodAttention2D(8, 2, 5, dilation=2)
     with pytest.raises(ValueError, match=r"takes \[B, X, Y, 8\] \(channels last\), got \[1, 8, 9"):
         layer(torch.randn(1, 8, 9, 9))

@@ -100,6 +100,12 @@ def test_wrong_types(graph: CSRGraph) -> None:
         ga.attention(q, k, k, graph, edge_attr=attr, edge_proj=whole)
     with pytest.raises(TypeError, match="null_logit must be a number or a tensor, got 'a'"):
         ga.attention(q, k, v, graph, null_logit="a")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"query must be a dense tensor, got .*call to_dense\(\)"):
+        ga.attention(q.to_sparse(), k, v, graph)
+    with pytest.raises(TypeError, match="query must be a tensor, got ndarray"):
+        ga.attention_weights(q.numpy(), k, graph)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="reduce must be one of sum, .* got None"):
+        ga.aggregate(k, graph, reduce=None)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="got ndarray; call torch.as_tensor on it"):
         ga.attention(q, k, v, np.zeros((2, 3)))
     with pytest.raises(TypeError, match="scale must be a number or None, got 'a'"):
