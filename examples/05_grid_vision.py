@@ -4,10 +4,9 @@ Only the graph differs. Run: python examples/05_grid_vision.py --root data/image
 The folder holds train and test (or train.zip and test.zip) with a folder of images per class;
 where it holds neither, torchvision's CIFAR10 is read from there, and downloaded to there.
 
-Test accuracy on 5,000 test images after a very small budget, --train 5000 --epochs 3, seed 0:
-neighborhood 0.312, windows 0.291, dense 0.296. With --train 10000 --epochs 3: neighborhood 0.367,
-windows 0.343; dense was stopped by a time limit of five minutes. One seed each, too short to rank
-them; a comparison takes --train 50000 --test 10000 --epochs 30, and hours on a CPU.
+Test accuracy on all 10,000 test images after --train 10000 --test 10000 --epochs 6, seed 0:
+neighborhood 0.454, dense 0.404, windows 0.379. One seed and a small budget: a ranking takes more
+seeds and --train 50000 --epochs 30, which are hours on a CPU.
 """
 
 import argparse
