@@ -33,7 +33,8 @@ class _Masked(nn.Module):
         self.register_buffer("mask", torch.ones_like(weight))
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight * self.mask
+        # Zeros have their gradient too: it says which of them would be worth regrowing.
+        return weight + (weight * self.mask - weight).detach()
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         return weight
@@ -114,11 +115,16 @@ class WeightMasks(nn.Module):
 
     @torch.no_grad()
     def step(self) -> None:
-        """Count a step; prune and regrow when it is time."""
+        """Count a step; prune and regrow when it is time; zeros keep no gradient to move by."""
         self.steps += 1
         due = self.steps % self.every == 0 or self.steps == self.end
-        if not due or not self.start <= self.steps <= self.end:
-            return
+        if due and self.start <= self.steps <= self.end:
+            self._prune()
+        for weight, mask in zip(self.weights, self.masks, strict=True):
+            if weight.grad is not None:
+                weight.grad *= mask
+
+    def _prune(self) -> None:
         sparsity = cubic_sparsity(self.steps, self.start, self.end, 0.0, 1.0 - self.density)
         size = torch.cat([linear.weight.abs().flatten() for linear in self.maps])
         kept = round((1.0 - sparsity) * size.numel())

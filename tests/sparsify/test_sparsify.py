@@ -225,6 +225,26 @@ def test_weights_end_at_their_density_by_magnitude(density: float) -> None:
     assert (model[0].weight == 0).any()
 
 
+def test_zeros_of_largest_gradient_are_set_free_and_others_stay() -> None:
+    torch.manual_seed(0)
+    linear, x = nn.Linear(60, 1, bias=False), torch.randn(60)
+    masks, freed = WeightMasks(linear, 0.4, start=0, end=12, every=3), 0
+    optimiser = torch.optim.SGD(linear.parameters(), lr=0.01, momentum=0.9)
+    for _ in range(12):
+        optimiser.zero_grad()
+        linear(x[None]).sum().backward()  # the gradient is x, whatever the weights are
+        before = masks.masks[0].clone()[0] == 0
+        masks.step()
+        still = masks.masks[0][0] == 0
+        assert not masks.weights[0].grad[0][still].any()
+        optimiser.step()
+        fresh = before & ~still
+        freed += int(fresh.sum())
+        if fresh.any():
+            assert x[fresh].abs().min() >= x[before & still].abs().max()
+    assert freed > 0
+
+
 def test_layers_are_skipped_in_training_and_dropped_for_good() -> None:
     model, x = transformer().train(), make()
     want = model(x, graph())
