@@ -14,6 +14,11 @@ def is_whole(number: Any) -> bool:
     return isinstance(number, (int, Integral)) and not isinstance(number, bool)
 
 
+def as_int(number: int) -> int:
+    """A whole number as Python's; a compiler's symbolic size stays symbolic."""
+    return number if isinstance(number, int) else int(number)
+
+
 def check_index_range(index: Tensor, size: int, what: str) -> None:
     """Raise ``ValueError`` unless every entry of ``index`` lies in ``[0, size)``."""
     if index.numel() == 0:
@@ -31,7 +36,7 @@ def check_index_range(index: Tensor, size: int, what: str) -> None:
         )
 
 
-def check_numbers(numbers: Tensor, count: int, what: str, remedy: str) -> None:
+def check_places(numbers: Tensor, count: int, what: str, remedy: str) -> None:
     """Raise unless ``numbers`` are integers in ``[0, count)``.
 
     On a GPU the range is left to the indexing that follows: to look would wait for the device.
@@ -81,7 +86,7 @@ def normal_size(size: Size) -> tuple[int, int] | None:
             "size must be the number of nodes, (num_sources, num_targets) or None, "
             f"as non-negative integers, got {size!r}"
         )
-    first, second = (n if isinstance(n, int) else int(n) for n in pair)
+    first, second = map(as_int, pair)
     return first, second
 
 

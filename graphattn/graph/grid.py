@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 
 from graphattn.graph.axes import BORDERS, Axis
-from graphattn.graph.checks import is_whole
+from graphattn.graph.checks import as_int, is_whole
 from graphattn.graph.product import ProductGraph
 
 T = TypeVar("T", int, bool)
@@ -111,7 +111,7 @@ def check_shape(shape: Sequence[int] | int) -> tuple[int, ...]:
         )
     for axis, extent in enumerate(extents):
         _check_count("shape", axis, extent, 1)
-    return tuple(int(extent) for extent in extents)
+    return tuple(map(as_int, extents))
 
 
 def per_axis(name: str, given: Sequence[int] | int, dims: int, least: int = 1) -> tuple[int, ...]:
@@ -119,7 +119,7 @@ def per_axis(name: str, given: Sequence[int] | int, dims: int, least: int = 1) -
     values = _spread(name, given, dims)
     for axis, value in enumerate(values):
         _check_count(name, axis, value, least)
-    return tuple(int(value) for value in values)
+    return tuple(map(as_int, values))
 
 
 def _spread(name: str, given: Sequence[T] | T, dims: int) -> tuple[T, ...]:

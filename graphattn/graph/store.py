@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphattn.graph.checks import check_numbers
+from graphattn.graph.checks import check_places
 from graphattn.graph.csr import CSRGraph
 
 META = "meta.json"
@@ -85,7 +85,7 @@ class Store:
             ValueError: One is below 0 or beyond the last row.
         """
         remedy = "call .nonzero().squeeze(1) on a mask; count from the end yourself"
-        check_numbers(nodes, len(self.array(name)), f"rows of {name} of {self.folder}", remedy)
+        check_places(nodes, len(self.array(name)), f"rows of {name} of {self.folder}", remedy)
         distinct, place = torch.unique(nodes, return_inverse=True)
         return self.array(name)[distinct][place]
 

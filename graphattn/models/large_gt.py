@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from graphattn.graph.checks import check_numbers
+from graphattn.graph.checks import check_places
 from graphattn.models.inputs import check_pe
 from graphattn.nn.blocks import make_norm, reset
 from graphattn.nn.codebook_attention import CodebookAttention
@@ -138,7 +138,7 @@ class LargeGT(nn.Module):
                 f"{list(nodes.shape)}; column 0 of a TokenSampler's tokens are the nodes"
             )
         remedy = "tokens are places in features: torch.unique(..., return_inverse=True)"
-        check_numbers(tokens, len(features), "tokens", remedy)
+        check_places(tokens, len(features), "tokens", remedy)
 
     @torch.no_grad()
     def refresh(

@@ -64,12 +64,6 @@ def check_heads(channels: int, heads: int) -> None:
         )
 
 
-def check_dropout(dropout: float, name: str = "dropout") -> None:
-    """Raise unless ``dropout`` is a probability below 1."""
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"{name} must lie in [0, 1), got {dropout}")
-
-
 def check_features(x: Tensor, channels: int) -> None:
     """Raise unless ``x`` holds features ``[..., channels]`` that a linear map can take."""
     if x.shape[-1] != channels:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphattn.graph.checks import check_numbers
+from graphattn.graph.checks import check_places
 from graphattn.nn.blocks import reset
 from graphattn.nn.sums import gathered, summed
 
@@ -232,7 +232,7 @@ class CodebookAttention(nn.Module):
                 f"{list(nodes.shape)}; take those that x was read for"
             )
         size = self.assignment.numel()
-        check_numbers(nodes, size, "nodes", f"the layer was built with num_nodes={size}")
+        check_places(nodes, size, "nodes", f"the layer was built with num_nodes={size}")
         return u
 
     def _set_moments(self, u: Tensor, momentum: float) -> None:

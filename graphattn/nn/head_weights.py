@@ -11,9 +11,10 @@ from torch.utils.checkpoint import checkpoint
 
 from graphattn.graph import CSRGraph, as_graph
 from graphattn.nn.adjacency import AdjacencyTransform
-from graphattn.nn.blocks import check_dropout, check_features, check_heads, reset
+from graphattn.nn.blocks import check_features, check_heads, reset
 from graphattn.nn.sequences import causal_part, rotate, sequence_graph
 from graphattn.ops import attention_weights, edge_scores
+from graphattn.ops.checks import check_dropout
 
 NORMALISERS = ("softmax", "relu")
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from graphattn.graph import CSRGraph, as_graph
 from graphattn.graph.kept import once_per_graph, per_node
 from graphattn.kernels.reference.message import ACTIVATIONS
-from graphattn.nn.blocks import check_dropout, check_nodes, reset
+from graphattn.nn.blocks import check_nodes, reset
 from graphattn.ops import aggregate, message_aggregate
+from graphattn.ops.checks import check_dropout
 
 REDUCTIONS = ("sum", "mean", "sym", "max")
 

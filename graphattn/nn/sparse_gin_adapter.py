@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphattn.graph import CSRGraph
-from graphattn.nn.blocks import check_dropout, check_features, reset
+from graphattn.nn.blocks import check_features, reset
 from graphattn.ops import aggregate
+from graphattn.ops.checks import check_dropout
 
 COMBINE = ("sum", "mean", "max", "mlp")
 

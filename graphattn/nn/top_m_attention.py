@@ -158,7 +158,7 @@ class TopMAttention(nn.Module):
         found: Tensor = self.block(tokens, owner)
         if owner is None or batch is None:
             return found.mean(0, keepdim=True).expand(count, -1)
-        means = mean_pool(found, owner, _graphs_of(batch))
+        means = mean_pool(found, owner, check_batch(batch, batch.numel()))
         return means[batch]
 
     def __repr__(self) -> str:
@@ -206,11 +206,6 @@ def _blocks(x: Tensor) -> list[slice]:
     return [slice(first, first + step) for first in range(0, max(count, 1), step)]
 
 
-def _graphs_of(batch: Tensor) -> int:
-    """Number of graphs that nodes belong to; 0 without nodes."""
-    return int(batch.max()) + 1 if batch.numel() > 0 else 0
-
-
 def _largest(scores: Tensor, m: int) -> Tensor:
     """Indices of the m largest, ties by lower index, ascending; linear in their number.
 
@@ -230,7 +225,7 @@ def _largest(scores: Tensor, m: int) -> Tensor:
 def _own_tokens(owner: Tensor, batch: Tensor) -> CSRGraph:
     """Rows: nodes of graphs ``batch``; columns: tokens of graphs ``owner``, those of its graph."""
     order = owner.argsort(stable=True)
-    sizes = torch.bincount(owner, minlength=_graphs_of(batch))
+    sizes = torch.bincount(owner, minlength=check_batch(batch, batch.numel()))
     first = sizes.cumsum(0) - sizes
     counts = sizes[batch]
     indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])

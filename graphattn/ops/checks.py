@@ -77,6 +77,13 @@ def _check_sizes(query: Tensor, key: Tensor, value: Tensor, graph: Graph) -> Non
         )
 
 
+def _check_device(name: str, tensor: Tensor, device: torch.device, other: str) -> None:
+    if tensor.device != device:
+        raise ValueError(
+            f"{name} is on {tensor.device} but {other} is on {device}; call {name}.to('{device}')"
+        )
+
+
 def check_edge_tensor(name: str, tensor: Tensor, graph: Graph, *shapes: tuple[int, ...]) -> None:
     """Check a per-edge tensor against the allowed ``shapes`` and the graph's device."""
     if not isinstance(tensor, Tensor):
@@ -94,11 +101,7 @@ def check_edge_tensor(name: str, tensor: Tensor, graph: Graph, *shapes: tuple[in
             f"{name} must have shape {wanted} (one entry per edge, in the caller's edge order), "
             f"got {list(tensor.shape)}"
         )
-    if tensor.device != graph.device:
-        raise ValueError(
-            f"{name} is on {tensor.device} but the graph is on {graph.device}; "
-            f"call {name}.to('{graph.device}')"
-        )
+    _check_device(name, tensor, graph.device, "the graph")
 
 
 def check_weights(
@@ -111,11 +114,7 @@ def check_weights(
         raise TypeError(f"{name} must be a floating point tensor, got {tensor.dtype}")
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} must have shape {axes} = {list(shape)}, got {list(tensor.shape)}")
-    if tensor.device != graph.device:
-        raise ValueError(
-            f"{name} is on {tensor.device} but the graph is on {graph.device}; "
-            f"call {name}.to('{graph.device}')"
-        )
+    _check_device(name, tensor, graph.device, "the graph")
 
 
 def check_edge_attr(edge_attr: Tensor, graph: Graph) -> None:
@@ -158,14 +157,19 @@ def check_numbers(scale: float | None, clamp: float | None) -> None:
         raise ValueError(f"clamp must not be negative, got {clamp}")
 
 
+def check_dropout(dropout: float, name: str = "dropout") -> None:
+    """Raise unless ``dropout`` is a probability below 1."""
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"{name} must lie in [0, 1), got {dropout}")
+
+
 def check_normaliser(eps: float, dropout_p: float, top_m: int | None) -> None:
     """Check the scalars that decide which weights survive and how rows are normalised."""
     for name, number in (("eps", eps), ("dropout_p", dropout_p)):
         _check_is_number(name, number)
         if number is None:
             raise TypeError(f"{name} must be a number, got None; leave it out for 0")
-    if not 0.0 <= dropout_p < 1.0:
-        raise ValueError(f"dropout_p must lie in [0, 1), got {dropout_p}")
+    check_dropout(dropout_p, "dropout_p")
     if not eps >= 0.0:
         raise ValueError(f"eps must not be negative, got {eps}")
     if top_m is not None and (not is_whole(top_m) or top_m < 1):
@@ -187,11 +191,8 @@ def check_null_logit(null_logit: Tensor | float, lse: Tensor) -> None:
         if not isinstance(null_logit, NUMBERS):
             raise TypeError(f"null_logit must be a number or a tensor, got {null_logit!r}")
         return
-    if null_logit.dim() > 0 and null_logit.device != lse.device:
-        raise ValueError(
-            f"null_logit is on {null_logit.device} but query is on {lse.device}; "
-            f"call null_logit.to('{lse.device}')"
-        )
+    if null_logit.dim() > 0:
+        _check_device("null_logit", null_logit, lse.device, "query")
     rows, heads = lse.shape[-2:]
     if tuple(null_logit.shape) not in ((), (heads,), (rows, heads)):
         raise ValueError(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch_geometric.sampler import BaseSampler, NodeSamplerInput, SamplerOutput
 
-from graphattn.graph.checks import check_numbers
+from graphattn.graph.checks import check_places
 from graphattn.graph.partition import partition
 from graphattn.sampling.checks import check_seeds
 from graphattn.sampling.loader import NodeLoader
@@ -26,7 +26,7 @@ class ClusterSampler(BaseSampler):  # type: ignore[misc]
                 f"{list(part.shape)}"
             )
         remedy = "give the part of every node, counted from 0"
-        check_numbers(part, max(self.inner.num_nodes, 1), "part", remedy)
+        check_places(part, max(self.inner.num_nodes, 1), "part", remedy)
         self.order = torch.argsort(part, stable=True)
         self.bounds = torch.searchsorted(part[self.order], torch.arange(int(part.max()) + 2))
 
