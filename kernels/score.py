@@ -19,6 +19,9 @@ class Score(NamedTuple):
     ``edge_query`` [B, R, H, F]. ``mask`` int32 [B, E, ceil(H / 32)]: bit ``h % 32`` of word
     ``h // 32`` says whether the edge exists for head h. ``streams`` [B * H, 2] int64 seed the
     dropout hash.
+
+    With ``att`` [H, Dk] the score is additive: sum_c att_c phi(q_c + k_c) in place of the products,
+    where phi is ``activation``, by a name of kernels/reference/message.py, with its ``slope``.
     """
 
     scale: float = 1.0
@@ -31,12 +34,15 @@ class Score(NamedTuple):
     mask: Tensor | None = None
     dropout_p: float = 0.0
     streams: Tensor | None = None
+    att: Tensor | None = None
+    activation: str = ""
+    slope: float = 0.0
 
     @property
     def plain(self) -> bool:
         """Whether there are no tensors in it."""
-        _, _, bias, index, gate, edge_attr, edge_query, mask, _, streams = self
-        return bias is index is gate is edge_attr is edge_query is mask is streams is None
+        _, _, bias, index, gate, edge_attr, edge_query, mask, _, streams, att, _, _ = self
+        return bias is index is gate is edge_attr is edge_query is mask is streams is att is None
 
     def spelled_out(self, rows: Layout) -> "Score":
         """With the index written down [E] that a grid implies; ``rows``: its layout by rows."""
@@ -75,3 +81,4 @@ class Gradients(NamedTuple):
     gate: Tensor | None
     edge_attr: Tensor | None
     edge_query: Tensor | None
+    att: Tensor | None = None

@@ -61,8 +61,9 @@ def additive_attention(
         TypeError: a dtype is not floating point, or dtypes differ.
         BackendUnavailable: ``impl`` cannot run here.
 
-    Memory O(N H D + E): no tensor of size E x D; the scores [E, H] live as long as a call, and the
-    backward pass computes them anew. Deterministic bit for bit; twice differentiable.
+    Memory O(N H D): no tensor of size E x D. On the CPU without edge features there is nothing per
+    edge; elsewhere the scores [E, H] live as long as a call, and the backward pass computes them
+    anew. Deterministic bit for bit; twice differentiable.
     Paper: Brody et al., 2022, https://arxiv.org/abs/2105.14491.
     """
     check_normaliser(0.0, dropout_p, None)

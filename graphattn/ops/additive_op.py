@@ -1,7 +1,8 @@
 """Schema, fake kernels and derivative of attention with additive scores.
 
-Attention takes the scores (additive_scores_op.py) as its bias. They live for the length of a call;
-the backward pass computes them anew.
+The CPU's kernels of attention know additive scores. Elsewhere, and with edge features, attention
+takes them (additive_scores_op.py) as its bias: they live for the length of a call, and the backward
+pass computes them anew.
 """
 
 from collections.abc import Sequence
@@ -34,14 +35,28 @@ def _attend(
     dropout_p: float,
     impl: str,
 ) -> tuple[Tensor, Tensor]:
+    module, layout = kernels(impl, "attention"), unflatten(rows)
+    if _is_one_kernel(impl, edge_attr):
+        score = _additive(att, streams, activation, slope, dropout_p)
+        done = module.attention_forward(query, key, value, layout, score)
+        return done.out, done.lse
     terms = query, key, att, edge_attr, edge_proj
     scores = scores_of_edges(*terms, rows, cols, activation, slope, impl)
-    module, layout = kernels(impl, "attention"), unflatten(rows)
     found = [
         module.attention_forward(*_blank(query, key, value, n), layout, score)
         for n, score in enumerate(_biases(scores, streams, dropout_p))
     ]
     return torch.cat([r.out for r in found]), torch.cat([r.lse for r in found])
+
+
+def _is_one_kernel(impl: str, edge_attr: Tensor | None) -> bool:
+    return impl == "cpu" and edge_attr is None
+
+
+def _additive(
+    att: Tensor, streams: Tensor | None, activation: str, slope: float, dropout_p: float
+) -> Score:
+    return Score(dropout_p=dropout_p, streams=streams, att=att, activation=activation, slope=slope)
 
 
 def _blank(query: Tensor, key: Tensor, value: Tensor, entry: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,9 +98,16 @@ def _pull(
     impl: str,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    layouts = unflatten(rows), unflatten(cols)
+    if _is_one_kernel(impl, edge_attr):
+        score = _additive(att, streams, activation, slope, dropout_p)
+        pulls, done = Results(grad_out, grad_lse), Results(out, lse)
+        found = kernels(impl, "attention").attention_backward(
+            pulls, query, key, value, done, *layouts, score, (*[False] * 4, needs[3])
+        )
+        return found.query, found.key, found.value, found.att, None, None  # type: ignore[return-value]
     terms, options = (query, key, att, edge_attr, edge_proj), (activation, slope, impl)
     scores = scores_of_edges(*terms, rows, cols, *options)
-    layouts, one = (unflatten(rows), unflatten(cols)), slice(0, 0)
     grads = []
     for n, score in enumerate(_biases(scores, streams, dropout_p)):
         one = slice(n, n + 1)

@@ -15,7 +15,8 @@ from graphattn.kernels.layout import Layout
 from graphattn.kernels.score import Gradients, Results, Score
 
 BACKWARD_BLOCK = 16
-# Gradients of a table are summed in one copy per piece of the rows, of this many bytes at most.
+# Gradients of a table or of att are summed in one copy per piece of the rows, of at most this many
+# bytes.
 TABLE_BYTES, LEAST_TABLES = 2**26, 4
 
 
@@ -32,8 +33,9 @@ def attention_backward(
 ) -> Gradients:
     """Gradients of ``attention_forward``; ``done`` holds its out, lse and edge_out.
 
-    ``needs``: whether the gradients of (bias, gate, edge_attr, edge_query) are wanted. Those of
-    edge tensors are in the caller's order and summed over the batch.
+    ``needs``: whether the gradients of (bias, gate, edge_attr, edge_query) are wanted, and with
+    additive scores fifth that of att. Those of edge tensors are in the caller's order and summed
+    over the batch.
 
     Weights are recomputed as exp(logit - lse), so they inherit the rounding of ``lse``, 6e-8 of it
     in float32: beyond |lse| = 1e7 it cannot hold the log n of n equal logits, and their weights
@@ -48,8 +50,9 @@ def attention_backward(
     edge_grads = _edge_gradients(call, needs)
     by_rows, tables = pulls.by_rows(shares(rows), edge_grads, needs)
     by_columns = pulls.by_columns(shares(cols))
-    if tables:
-        edge_grads[0] = _sum_in_order(tables)
+    summed = _sum_in_order(tables) if tables else None
+    if score.bias_index is not None:
+        edge_grads[0] = summed
     nodes = (by_rows[0], *by_columns)
     edge_query = None if by_rows[1] is None else cut(by_rows[1], _given(score.edge_query))
     dense = zip(nodes, (query, key, value), strict=True)
@@ -58,7 +61,12 @@ def attention_backward(
         *(None if like is None or g is None else cut(g, like) for g, like in dense),  # type: ignore[arg-type]
         *(None if like is None or g is None else g.to(like.dtype) for g, like in plain),
         edge_query,
+        None if score.att is None or summed is None else _cut_att(summed, score.att),
     )
+
+
+def _cut_att(summed: Tensor, att: Tensor) -> Tensor:
+    return summed[: att.shape[0], : att.shape[1]].to(att.dtype)
 
 
 def _given(tensor: Tensor | None) -> Tensor:
@@ -132,7 +140,7 @@ class Pulls:
         edge_grads: list[Tensor | None],
         needs: tuple[bool, ...],
     ) -> tuple[list[Tensor | None], list[Tensor]]:
-        """Gradients of query and edge_query, and of a bias table in copies to be summed."""
+        """Gradients of query and edge_query, and of a bias table or att in copies to be summed."""
         whole, *hubs = divided
         made, tables = self._rows_pass(whole, edge_grads, needs)
         for parts in hubs:
@@ -159,7 +167,7 @@ class Pulls:
             grad_edge_query = call.empty(share.outputs, call.shape.feature)
         grad_query = call.empty(share.outputs, call.shape.key)
         bias, gate, edge_attr = edge_grads
-        tables = _bias_tables(call, share) if needs[0] else None
+        tables = _summed_tables(call, share, needs)
         own = () if tables is not None else (address(bias),)
         call.run(
             backward_rows, share, call.key.shape[1],
@@ -205,16 +213,18 @@ def _edge_gradients(call: Launch, needs: tuple[bool, ...]) -> list[Tensor | None
     # Edges that a mask leaves out are not visited, nor is any without a batch entry or a head.
     written = call.score.mask is None and call.query.shape[0] * call.query.shape[2] > 0
     blank = empty if written else zeros
-    wanted = [tensor if need else None for need, tensor in zip(needs, call.edge, strict=True)]
+    wanted = [tensor if need else None for need, tensor in zip(needs[:4], call.edge, strict=True)]
     if call.score.bias_index is not None:
         wanted[0] = None
     return [None if tensor is None else blank(tensor, tensor.shape) for tensor in wanted[:3]]
 
 
-def _bias_tables(call: Launch, share: Share) -> Tensor | None:
-    """Zeroed copies of the bias table, one for each piece of a share."""
-    table = call.score.bias
-    if call.score.bias_index is None or table is None:
+def _summed_tables(call: Launch, share: Share, needs: tuple[bool, ...]) -> Tensor | None:
+    """Zeroed copies of the bias table or of att, one for each piece of a share."""
+    table = call.score.bias if needs[0] and call.score.bias_index is not None else None
+    if call.score.att is not None and needs[4]:
+        table = call.score.att
+    if table is None:
         return None
     most = max(TABLE_BYTES // max(table.numel() * table.element_size(), 1), LEAST_TABLES)
     return zeros(table, (max(min(len(share.bounds) - 1, most), 1), *table.shape))

@@ -4,6 +4,7 @@ Here a key node owns its edges, and query rows, grad_out rows and (lse, delta) a
 formulas are those of backward_rows.py.
 """
 
+from graphattn.kernels.cpu.bend import add_scored, save_scored
 from graphattn.kernels.cpu.block import (
     Block,
     finish,
@@ -31,8 +32,8 @@ from graphattn.kernels.cpu.vector import exp2, load, store, within
 
 def _backward_columns(
     shape, size, first, last, source, owners, edges, query, key, value, grad_out,
-    grad_scores, stats, grad_key, grad_value, scale, clamp, bias, bias_index, gate, grad_gated,
-    mask, threshold, factor, streams,
+    grad_scores, stats, grad_key, grad_value, scale, att, clamp, bias, bias_index, gate,
+    grad_gated, mask, threshold, factor, streams,
 ):  # fmt: skip
     """Columns ``first`` to ``last``; without a value, the logit's gradient is ``grad_scores``."""
     rows, ids = scratch(shape.slot_bytes), scratch(shape.slot_bytes)
@@ -43,6 +44,7 @@ def _backward_columns(
     stream_one, stream_two = scratch(128), scratch(128)
     key_total, value_total = scratch(shape.keys.wide.bytes), scratch(shape.values.wide.bytes)
     staged, spare = scratch(shape.keys.wide.block_bytes), scratch(shape.keys.wide.spare_bytes)
+    bent = scratch(shape.keys.wide.block_bytes)
     widened, widened_value = scratch(shape.keys.wide.bytes), scratch(shape.values.wide.bytes)
     ahead = ahead_of(source)
     stage_slots(shape, slots)
@@ -78,8 +80,8 @@ def _backward_columns(
                     for p in range(0, block.count, shape.tree):
                         prefetch(shape.stats, levels, ahead, start + p)
                 near = score_keys(
-                    shape.keys, size, block, scores, own_key, queries, ahead, scale, edges, gate,
-                    group, spare, slots, staged,
+                    shape.keys, size, block, scores, own_key, queries, ahead, scale, att, edges,
+                    gate, group, spare, slots, staged, bent,
                 )  # fmt: skip
                 if grad_scores is not None:
                     stage_per_edge(shape, size, block, b, group, grad_scores, pulls)
@@ -105,7 +107,7 @@ def _backward_columns(
                     if clamp is not None:
                         slope = within(raw, clamp, slope)
                     store(scores + place, slope)
-                weighted_sum(shape.keys, key_total, scores, near, block.count)
+                add_scored(shape.keys, key_total, scores, near, block.count, att, bent)
                 if value is not None:
                     weighted_sum(shape.values, value_total, pulls, grads, block.count)
                 if grad_gated is not None:
@@ -113,7 +115,8 @@ def _backward_columns(
                     add_gated_gradient(
                         shape.keys, size, block, near, pulled, group, spare, key_total
                     )
-            row_scale(shape.keys.wide, grad_key + to * shape.keys.wide.bytes, key_total, scale)
+            target = grad_key + to * shape.keys.wide.bytes
+            save_scored(shape.keys, target, key_total, scale, att, group)
             if value is not None:
                 target = grad_value + to * shape.values.wide.bytes
                 row_scale(shape.values.wide, target, value_total, 1.0)

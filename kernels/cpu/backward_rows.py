@@ -8,6 +8,7 @@ and head, which the pass over columns gathers; neither needs atomics.
 
 import math
 
+from graphattn.kernels.cpu.bend import add_scored, save_scored
 from graphattn.kernels.cpu.block import (
     Block,
     finish,
@@ -48,11 +49,15 @@ from graphattn.kernels.cpu.vector import exp2, load, replace, store, store_heads
 
 def _backward_rows(
     shape, size, first, last, source, owners, edges, query, key, value, out, lse,
-    grad_out, grad_lse, grad_scores, grad_query, stats, scale, clamp, bias, bias_index, gate,
-    grad_gated, edge_attr, edge_query, edge_out, grad_edge_out, mask, threshold, factor, streams,
-    grad_gate, grad_edge_attr, grad_edge_query, handed, grad_bias,
+    grad_out, grad_lse, grad_scores, grad_query, stats, scale, att, clamp, bias, bias_index,
+    gate, grad_gated, edge_attr, edge_query, edge_out, grad_edge_out, mask, threshold, factor,
+    streams, grad_gate, grad_edge_attr, grad_edge_query, handed, grad_summed,
 ):  # fmt: skip
-    """Rows ``first`` to ``last``; without a value, the logit's gradient is ``grad_scores``."""
+    """Rows ``first`` to ``last``; without a value, the logit's gradient is ``grad_scores``.
+
+    ``grad_summed``: gradient of the bias or of ``att``, a copy of its own for each piece of rows
+    where many edges add to one number.
+    """
     columns, ids = scratch(shape.slot_bytes), scratch(shape.slot_bytes)
     bits = scratch(shape.slot_bytes)
     slots, words = scratch(shape.slot_bytes), scratch(shape.slot_bytes)
@@ -62,6 +67,7 @@ def _backward_rows(
     total, feature_total = scratch(shape.keys.wide.bytes), scratch(shape.features.bytes)
     staged, spare = scratch(shape.keys.wide.block_bytes), scratch(shape.keys.wide.spare_bytes)
     scaled, feature_spare = scratch(shape.keys.wide.bytes), scratch(shape.shared.bytes)
+    bent = scratch(shape.keys.wide.block_bytes)
     widened, widened_pull = scratch(shape.keys.wide.bytes), scratch(shape.values.wide.bytes)
     staged_features = scratch(shape.shared.block_bytes)
     ahead = ahead_of(source)
@@ -113,8 +119,8 @@ def _backward_rows(
                         grad_gated is not None,
                     )  # fmt: skip
                 near = score_keys(
-                    shape.keys, size, block, scores, own, keys, ahead, scale, edges, gate, group,
-                    spare, slots, staged,
+                    shape.keys, size, block, scores, own, keys, ahead, scale, att, edges, gate,
+                    group, spare, slots, staged, bent,
                 )  # fmt: skip
                 if grad_scores is not None:
                     stage_per_edge(shape, size, block, b, group, grad_scores, pulls)
@@ -145,25 +151,29 @@ def _backward_rows(
                         slope = weight * slope - chance * delta
                         if handed is not None:
                             store(pulls + place, weight)
-                    if grad_bias is not None:
+                    if grad_summed is not None:
                         store(slopes + place, slope)
                     if clamp is not None:
                         slope = within(raw, clamp, slope)
                     store(scores + place, slope)
                 if handed is not None:
                     hand_over(shape, size, block, b, group, pulls, scores, handed)
-                weighted_sum(shape.keys, total, scores, near, block.count)
+                add_scored(shape.keys, total, scores, near, block.count, att, bent)
                 if grad_gated is not None:
                     add_gated_gradient(shape.keys, size, block, near, pulled, group, spare, total)
                 if grad_edge_query is not None:
                     weighted_sum_shared(
                         shape.features, feature_total, scores, features, block.count
                     )
-                if grad_bias is not None:
-                    again = b > 0 or (group > 0 and size.bias_head == 0) or size.table != 0
-                    save_bias_gradient(
-                        shape, size, block, group, again, slopes, bias_index, grad_bias
-                    )
+                if grad_summed is not None:
+                    if att is not None:
+                        target = grad_summed + group * shape.keys.wide.bytes
+                        weighted_sum(shape.keys.wide, target, scores, near, block.count)
+                    if bias is not None:
+                        again = b > 0 or (group > 0 and size.bias_head == 0) or size.table != 0
+                        save_bias_gradient(
+                            shape, size, block, group, again, slopes, bias_index, grad_summed
+                        )
                 if grad_gate is not None:
                     save_gate_gradient(
                         shape.keys, size, block, keys, scaled, scores, pulled, group, b > 0,
@@ -175,7 +185,8 @@ def _backward_rows(
                         None if grad_edge_out is None else grad_edge_out + feature_at,
                         part > 0, feature_spare, grad_edge_attr,
                     )  # fmt: skip
-            row_scale(shape.keys.wide, grad_query + to * shape.keys.wide.bytes, total, scale)
+            target = grad_query + to * shape.keys.wide.bytes
+            save_scored(shape.keys, target, total, scale, att, group)
             if grad_edge_query is not None:
                 target = grad_edge_query + to * shape.features.bytes
                 row_scale(shape.features, target, feature_total, 1.0)

@@ -6,6 +6,7 @@ padded are copied to scratch.
 
 from numba.core import types
 
+from graphattn.kernels.cpu.bend import stage_bent
 from graphattn.kernels.cpu.block import score
 from graphattn.kernels.cpu.compile import helper
 from graphattn.kernels.cpu.memory import (
@@ -129,12 +130,18 @@ def save_edge_row(row, heads, width, base, edge, group, spare):
 
 @helper(TABLE)
 def score_keys(
-    row, size, block, scores, own, table, ahead, scale, edges, gate, group, spare, slots, staged
-):
+    row, size, block, scores, own, table, ahead, scale, att, edges, gate, group, spare, slots,
+    staged, slopes,
+):  # fmt: skip
     """Scores of a block against the rows of ``table``, gated where there is a gate.
 
-    Returns the table of the rows that were scored.
+    Returns the table of the rows that were scored; with ``att`` those are phi(own + row), and
+    ``slopes`` gets phi' unless it is None.
     """
+    if att is not None:
+        near = stage_bent(row, block, own, table, ahead, slots, staged, slopes)
+        score(row.wide, block, scores, att + group * row.wide.bytes, near, None, None)
+        return near
     if gate is not None:
         near = stage_gated(row, size, block, table, ahead, edges, gate, group, spare, slots, staged)
         score(row, block, scores, own, near, None, scale)

@@ -84,8 +84,8 @@ def save_lse(shape, top, unit, mass, spare, lse):
 
 def _forward(
     shape, size, first, last, source, owners, edges, query, key, value, out, lse,
-    logits_out, scale, clamp, bias, bias_index, gate, gated, edge_attr, edge_query, edge_out, mask,
-    threshold, factor, streams,
+    logits_out, scale, att, clamp, bias, bias_index, gate, gated, edge_attr, edge_query, edge_out,
+    mask, threshold, factor, streams,
 ):  # fmt: skip
     """Rows ``first`` to ``last``: logits of a block, running max, weights, weighted sums."""
     columns, ids = scratch(shape.slot_bytes), scratch(shape.slot_bytes)
@@ -137,8 +137,8 @@ def _forward(
                         gated is not None,
                     )
                 near = score_keys(
-                    shape.keys, size, block, scores, own, keys, ahead, scale, edges, gate, group,
-                    spare, slots, staged,
+                    shape.keys, size, block, scores, own, keys, ahead, scale, att, edges, gate,
+                    group, spare, slots, staged, None,
                 )  # fmt: skip
                 if gated is not None:
                     to = products_of(shape, size, b, gated)

@@ -99,8 +99,8 @@ class Launch(NamedTuple):
 
     @property
     def terms(self) -> tuple[Argument, ...]:
-        """Scale and clamp."""
-        return self.score.scale, self.score.clamp
+        """Scale, vector of additive scores, clamp."""
+        return self.score.scale, address(self.score.att), self.score.clamp
 
     @property
     def biases(self) -> tuple[Argument, ...]:
@@ -242,7 +242,8 @@ def prepare(
     width, edge_attr = query.shape[3], score.edge_attr
     features = 0 if edge_attr is None else edge_attr.shape[1]
     widths = width, width if value is None else value.shape[3], features
-    shape, heads = _shape_for(query.dtype == torch.float64, query.shape[2], *widths, block, storage)
+    form = query.dtype == torch.float64, query.shape[2], *widths, block, storage
+    shape, heads = _shape_for(*form, score.activation, score.slope)
     dtype = torch.float64 if shape.double else torch.float32
     return Launch(
         shape=shape,
@@ -252,7 +253,7 @@ def prepare(
         query=padded(query, heads, shape.key, stored),
         key=padded(key, heads, shape.key, stored),
         value=None if value is None else padded(value, heads, shape.value, stored),
-        score=_plain_score(score, heads, shape.feature, dtype),
+        score=_plain_score(score, heads, shape, dtype),
         widths=(query.shape[2], width, features),
         products=products,
     )
@@ -260,12 +261,22 @@ def prepare(
 
 @cache
 def _shape_for(
-    double: bool, heads: int, key: int, value: int, features: int, block: int, storage: str
+    double: bool,
+    heads: int,
+    key: int,
+    value: int,
+    features: int,
+    block: int,
+    storage: str,
+    activation: str,
+    slope: float,
 ) -> tuple[Shape, int]:
     """Compile-time shape for widths as they came, and the number of heads after padding."""
     wide = padded_width(key, double), padded_width(value, double), -(-features // 8) * 8
     padded_heads, group = head_groups(heads, *wide, double)
-    return Shape(double, group, *wide, 64, 64, block, storage), padded_heads
+    # One machine code for all slopes of an activation that has none.
+    slope = slope if activation == "leaky_relu" else 0.0
+    return Shape(double, group, *wide, 64, 64, block, storage, activation, slope), padded_heads
 
 
 def plain_table(score: Score, rows: Layout, per_edge: bool) -> Score:
@@ -280,9 +291,9 @@ def plain_table(score: Score, rows: Layout, per_edge: bool) -> Score:
     return score
 
 
-def _plain_score(score: Score, heads: int, feature: int, dtype: torch.dtype) -> Score:
+def _plain_score(score: Score, heads: int, shape: Shape, dtype: torch.dtype) -> Score:
     """The score with contiguous tensors in the dtypes that the kernels read."""
-    own = score.edge_query
+    own, att = score.edge_query, score.att
     if score.plain:
         return score
     return score._replace(
@@ -292,9 +303,10 @@ def _plain_score(score: Score, heads: int, feature: int, dtype: torch.dtype) -> 
         bias_index=plain(score.bias_index, torch.int64),
         gate=plain(score.gate, dtype),
         edge_attr=plain(score.edge_attr, dtype),
-        edge_query=None if own is None else padded(own, heads, feature, dtype),
+        edge_query=None if own is None else padded(own, heads, shape.feature, dtype),
         mask=plain(score.mask, torch.int32),
         streams=plain(score.streams, torch.int64),
+        att=None if att is None else padded(att[None, None], heads, shape.key, dtype)[0, 0],
     )
 
 

@@ -38,7 +38,7 @@ class Shape:
     and ``feature`` are padded widths per head; ``block`` neighbours are scored before any is
     summed. Scores of a block are neighbour-major: lane ``l`` belongs to head ``l % heads``.
     ``storage`` is how query, key, value and their like lie in memory: "bf16", "f16", or "" for
-    the dtype that is computed with.
+    the dtype that is computed with. ``activation`` and ``slope`` are those of additive scores.
     """
 
     double: bool
@@ -50,6 +50,8 @@ class Shape:
     edge_bits: int
     block: int
     storage: str = ""
+    activation: str = ""
+    slope: float = 0.0
 
     @property
     def itemsize(self) -> int:

@@ -9,12 +9,17 @@ from torch import Tensor
 from graphattn.kernels.layout import Layout
 from graphattn.kernels.reference.dropout import keep_mask
 from graphattn.kernels.reference.edges import Edges, accumulate_dtype, edge_list, row_sum
+from graphattn.kernels.reference.message import ACTIVATIONS
 from graphattn.kernels.score import Results, Score
 
 
 def edge_scores(query: Tensor, key: Tensor, edges: Edges, score: Score) -> tuple[Tensor, Tensor]:
     """Logits [B, E, H] and the gated products [B, E, H, Dk], both in CSR order."""
-    gated = score.scale * query[:, edges.row] * key[:, edges.col]
+    if score.att is None:
+        gated = score.scale * query[:, edges.row] * key[:, edges.col]
+    else:
+        phi = ACTIVATIONS[score.activation]
+        gated = score.att * phi(query[:, edges.row] + key[:, edges.col], score.slope)
     if score.gate is not None:
         gated = gated * score.gate[edges.id]
     logit = gated.sum(-1)
@@ -76,7 +81,8 @@ def attention_forward(
     """
     high = accumulate_dtype(query)
     edges, score = edge_list(rows), score.spelled_out(rows)
-    wide = {name: getattr(score, name) for name in ("bias", "gate", "edge_attr", "edge_query")}
+    names = "bias", "gate", "edge_attr", "edge_query", "att"
+    wide = {name: getattr(score, name) for name in names}
     score = score._replace(**{name: t if t is None else t.to(high) for name, t in wide.items()})
     logit, gated = edge_scores(query.to(high), key.to(high), edges, score)
     products = gated[:, edges.id.argsort()].to(query.dtype) if return_gated else None

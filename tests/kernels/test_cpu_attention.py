@@ -17,7 +17,7 @@ from graphattn.kernels.score import Results, Score
 
 ROWS, COLUMNS, EDGES, TYPES = 37, 29, 401, 11
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
-EDGE_TENSORS = ("bias", "gate", "edge_attr", "edge_query")
+SCORE_TENSORS = ("bias", "gate", "edge_attr", "edge_query", "att")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Case:
     gated: bool = False
     lse: bool = True
     mask: bool = False
+    additive: str = ""
 
     def options(self) -> dict[str, Any]:
         """What a score holds beside tensors with gradients."""
@@ -47,6 +48,8 @@ class Case:
             "streams": streams,
             "bias_index": torch.randint(0, TYPES, (EDGES,)) if self.bias == "table" else None,
             "mask": self._mask() if self.mask else None,
+            "activation": self.additive,
+            "slope": 0.2,
         }
 
     def _mask(self) -> Tensor:
@@ -65,6 +68,8 @@ EVERYTHING = Case(
 MASKED = Case(12, 40, 24, batch=2, mask=True, bias="table", clamp=1.0)
 # A mask of all heads leaves whole edges out, whose gradients must still be 0.
 MASKED_FEATURES = Case(5, 16, 16, mask=True, feature=8)
+ADDITIVE = Case(8, 16, 16, batch=2, additive="leaky_relu")
+ADDITIVE_MASKED = Case(3, 5, 24, batch=2, additive="gelu", dropout=0.3, mask=True)
 LOGITS = Case(3, 13, 0, batch=2, feature=6, bias="head", clamp=0.7)
 CASES = [
     (PLAIN, torch.float32),
@@ -74,6 +79,8 @@ CASES = [
     (MASKED, torch.float32),
     (MASKED_FEATURES, torch.float64),
     (LOGITS, torch.float64),
+    (ADDITIVE, torch.float32),
+    (ADDITIVE_MASKED, torch.float64),
 ]
 SWEEP = [
     NARROW,
@@ -96,6 +103,9 @@ SWEEP = [
     Case(3, 7, 9, batch=2, bias="table", dropout=0.2),
     Case(8, 16, 0),
     Case(20, 3, 0, bias="table", gate=True, gated=True),
+    ADDITIVE_MASKED,
+    Case(1, 70, 9, additive="tanh", batch=2),
+    Case(12, 4, 16, additive="leaky_relu", dropout=0.2),
 ]
 
 
@@ -113,13 +123,15 @@ def random_inputs(case: Case, rows: Layout, dtype: torch.dtype) -> dict[str, Ten
         return torch.randn(*shape, dtype=dtype)
 
     heads, edges = case.heads, rows.indices.shape[0]
-    inputs: dict[str, Tensor | None] = dict.fromkeys(EDGE_TENSORS)
+    inputs: dict[str, Tensor | None] = dict.fromkeys(SCORE_TENSORS)
     if case.bias:
         bias = normal(edges, heads) if case.bias == "head" else normal(edges)
         bias[::5] = -math.inf
         masked = slice(int(rows.indptr[10]), int(rows.indptr[11]))
         bias[rows.edges[masked]] = -math.inf
         inputs["bias"] = normal(heads, TYPES) if case.bias == "table" else bias
+    if case.additive:
+        inputs["att"] = normal(heads, case.key)
     if case.gate:
         inputs["gate"] = normal(edges, heads, case.key)
     if case.feature:
@@ -147,7 +159,7 @@ def expected_results(
     """Reference outputs in float64, random output gradients, and the inputs' gradients."""
     leaves = {n: t if t is None else t.double().requires_grad_() for n, t in inputs.items()}
     nodes = [leaves[name] for name in ("query", "key", "value")]
-    score = Score(**{name: leaves[name] for name in EDGE_TENSORS}, **options)
+    score = Score(**{name: leaves[name] for name in SCORE_TENSORS}, **options)
     outputs = reference(*nodes, rows, score, case.gated)
     pulls = Results(*(None if out is None else torch.randn_like(out) for out in outputs))
     if outputs.lse is not None:
@@ -167,16 +179,16 @@ def check(case: Case, dtype: torch.dtype) -> None:
     outputs, pulls, expected = expected_results(case, inputs, rows, options)
     pulls = Results(*(None if g is None else g.to(dtype) for g in pulls))
     nodes = [inputs[name] for name in ("query", "key", "value")]
-    score = Score(**{name: inputs[name] for name in EDGE_TENSORS}, **options)
+    score = Score(**{name: inputs[name] for name in SCORE_TENSORS}, **options)
     found = attention_forward(*nodes, rows, score, case.gated)
     for out, want in zip(found, outputs, strict=True):
         assert (out is None) == (want is None)
         if out is not None:
             assert out.dtype == dtype
             assert relative_error(out, want.detach()) < TOLERANCE[dtype]
-    needs = tuple(inputs[name] is not None for name in EDGE_TENSORS)
+    needs = tuple(inputs[name] is not None for name in SCORE_TENSORS)
     grads = attention_backward(pulls, *nodes, found, rows, cols, score, needs)
-    for name, grad in zip(("query", "key", "value", *EDGE_TENSORS), grads, strict=True):
+    for name, grad in zip(("query", "key", "value", *SCORE_TENSORS), grads, strict=True):
         assert (grad is None) == (name not in expected)
         if grad is not None:
             assert grad.dtype == dtype, name
@@ -216,15 +228,23 @@ def test_matches_reference_sweep(
     check(case, dtype)
 
 
-def plain_call(graph: CSRGraph, *nodes: Tensor) -> list[Tensor]:
-    """Output, LSE and gradients of the plain case."""
+PRODUCTS = Score(scale=0.4)
+
+
+def plain_call(graph: CSRGraph, *nodes: Tensor, score: Score = PRODUCTS) -> list[Tensor]:
+    """Output, LSE and gradients of a call without edge tensors."""
     rows, cols = graph.layout("cpu")
-    done = attention_forward(*nodes, rows, Score(scale=0.4))
+    done = attention_forward(*nodes, rows, score)
     out, lse = done.out, done.lse
     pull = torch.cos(torch.arange(out.numel(), dtype=out.dtype)).view_as(out)
     pulls = Results(out=pull, lse=lse.nan_to_num(0, 0, 0))
-    grads = attention_backward(pulls, *nodes, done, rows, cols, Score(scale=0.4))
+    needs = *[False] * 4, score.att is not None
+    grads = attention_backward(pulls, *nodes, done, rows, cols, score, needs)
     return [out, lse, *(g for g in grads if g is not None)]
+
+
+def additive_score() -> Score:
+    return Score(att=torch.randn(8, 16), activation="leaky_relu", slope=0.2)
 
 
 def random_nodes(rows: int, columns: int, batch: int = 1) -> list[Tensor]:
@@ -238,9 +258,11 @@ def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch, shortest: 
     graph, nodes = skewed_graph(700, 500, 9001), random_nodes(700, 500, batch=2)
     found = []
     table, index = torch.randn(8, TYPES), torch.randint(0, TYPES, (9001,))
+    additive = additive_score()
     for threads in (1, 2, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        found.append([*plain_call(graph, *nodes), table_gradient(graph, nodes, table, index)])
+        both = [*plain_call(graph, *nodes), *plain_call(graph, *nodes, score=additive)]
+        found.append([*both, table_gradient(graph, nodes, table, index)])
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
@@ -298,13 +320,14 @@ def test_strided_and_half_precision_inputs() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("case", [PLAIN, replace(MASKED, dropout=0.2)], ids=str)
+@pytest.mark.parametrize("case", [PLAIN, replace(MASKED, dropout=0.2), ADDITIVE], ids=str)
 def test_half_precision_is_read_as_it_lies(case: Case, dtype: torch.dtype) -> None:
     """Bit for bit what widened copies give, in both passes."""
     rows, cols = skewed_graph().layout("cpu")
     inputs = random_inputs(case, rows, torch.float32)
     half = [inputs[name].to(dtype) for name in ("query", "key", "value")]
-    score, needs = Score(bias=inputs["bias"], **case.options()), (bool(case.bias), *[False] * 3)
+    score = Score(bias=inputs["bias"], att=inputs["att"], **case.options())
+    needs = bool(case.bias), *[False] * 3, bool(case.additive)
     done = attention_forward(*half, rows, score)
     pull = torch.randn_like(done.out)
     wide = [t.float() for t in half]
@@ -320,10 +343,11 @@ def test_half_precision_is_read_as_it_lies(case: Case, dtype: torch.dtype) -> No
         assert found is None or torch.equal(found, want.to(found.dtype))
 
 
+@pytest.mark.parametrize("score", [PRODUCTS, additive_score()], ids=["products", "additive"])
 @pytest.mark.parametrize("rows, columns", [(5, 3), (0, 3), (5, 0)])
-def test_no_edges(rows: int, columns: int) -> None:
+def test_no_edges(rows: int, columns: int, score: Score) -> None:
     graph = CSRGraph.from_edge_index(torch.empty(2, 0, dtype=torch.int64), (columns, rows))
-    out, lse, *grads = plain_call(graph, *random_nodes(rows, columns))
+    out, lse, *grads = plain_call(graph, *random_nodes(rows, columns), score=score)
     assert not out.any() and bool((lse == -math.inf).all())
     assert not any(grad.any() for grad in grads)
 
@@ -354,14 +378,15 @@ def test_large_logits_do_not_overflow() -> None:
     assert all(bool(t.isfinite().all()) for t in (found[0], *found[2:]))
 
 
-def test_peak_memory_has_no_term_in_edges() -> None:
+@pytest.mark.parametrize("score", [PRODUCTS, additive_score()], ids=["products", "additive"])
+def test_peak_memory_has_no_term_in_edges(score: Score) -> None:
     """torch's own allocations of a plain call: outputs, gradients, two numbers per row and head."""
     sizes = []
     for edges in (2000, 16000):  # one hub of a quarter of them, not yet cut into parts
         graph, nodes = skewed_graph(300, 200, edges), random_nodes(300, 200)
         graph.layout("cpu")
         with torch.profiler.profile(profile_memory=True) as profile:
-            plain_call(graph, *nodes)
+            plain_call(graph, *nodes, score=score)
         used = [e.self_cpu_memory_usage for e in profile.key_averages()]
         sizes.append(sum(n for n in used if n > 0))
     assert sizes[0] == sizes[1]
