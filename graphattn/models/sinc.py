@@ -79,13 +79,21 @@ class SINC(nn.Module):
         reset(self)
 
     def forward(
-        self, x: Tensor, graph: Any, pe: Tensor | None = None, batch: Tensor | None = None
+        self,
+        x: Tensor,
+        graph: Any,
+        pe: Tensor | None = None,
+        batch: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
-        """x ``[N, in_channels]`` -> ``[N, out_channels]``, or one row per graph with a pool."""
+        """x ``[N, in_channels]`` -> ``[N, out_channels]``, or one row per graph with a pool.
+
+        ``bias``: logarithms of the edges' weights in every layer, ``[E]`` in the caller's order.
+        """
         graph = as_graph(graph, x.shape[0])
-        h = self.encode(x, pe)
-        for block in self.blocks:
-            h = block(h, graph)
+        h, weight = self.encode(x, pe), None if bias is None else bias.exp()
+        for depth in range(len(self.convs)):
+            h = self._layer(depth, h, graph, weight)
         return self.decode(mean_pool(h, batch) if self.pool == "mean" else h)
 
     def encode(self, x: Tensor, pe: Tensor | None = None) -> Tensor:
@@ -102,7 +110,9 @@ class SINC(nn.Module):
         """Outputs from the last block's, row by row."""
         return cast(Tensor, self.lin_out(h))
 
-    def _layer(self, depth: int, h: Tensor, graph: CSRGraph) -> Tensor:
-        step = F.leaky_relu(self.norms[depth](self.convs[depth](h, graph)), self.slope)
+    def _layer(
+        self, depth: int, h: Tensor, graph: CSRGraph, weight: Tensor | None = None
+    ) -> Tensor:
+        step = F.leaky_relu(self.norms[depth](self.convs[depth](h, graph, weight)), self.slope)
         step = F.dropout(step, self.dropout, self.training)
         return h + step if self.residual else step

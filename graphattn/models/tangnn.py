@@ -92,24 +92,38 @@ class TANGNN(nn.Module):
         reset(self)
 
     def forward(
-        self, x: Tensor, graph: Any, pe: Tensor | None = None, batch: Tensor | None = None
+        self,
+        x: Tensor,
+        graph: Any,
+        pe: Tensor | None = None,
+        batch: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
-        """x ``[N, in_channels]`` -> ``[N, out_channels]``, or one row per graph with a pool."""
+        """x ``[N, in_channels]`` -> ``[N, out_channels]``, or one row per graph with a pool.
+
+        ``bias``: logarithms of the edges' weights in the local part, ``[E]`` in the caller's order.
+        """
         check_pe(pe, self.pe_dim)
         graph = as_graph(graph, x.shape[0])
         h = self.lin_in(x if pe is None else torch.cat([x, pe.to(x.dtype)], dim=1))
+        weight = None if bias is None else bias.exp()
         for depth, layer in enumerate(self.layers):
-            step = layer(h, self._drawn(graph, depth), batch if self.pool else None)
+            near, ids = self._drawn(graph, depth)
+            factor = weight if weight is None or ids is None else weight[ids]
+            step = layer(h, near, factor, batch if self.pool else None)
             step = F.dropout(step, self.dropout, self.training)
             h = h + step if self.residual else step
         return cast(Tensor, self.head(mean_pool(h, batch) if self.pool == "mean" else h))
 
-    def _drawn(self, graph: CSRGraph, depth: int) -> CSRGraph:
-        """At most a layer's fan-out of every node's neighbours: the top of random scores."""
+    def _drawn(self, graph: CSRGraph, depth: int) -> tuple[CSRGraph, Tensor | None]:
+        """At most a layer's fan-out of every node's neighbours: the top of random scores.
+
+        And the ids of their edges; None where all are taken.
+        """
         if self.fanouts is None or not self.training:
-            return graph
+            return graph, None
         fanout = self.fanouts[min(depth, len(self.fanouts) - 1)]
-        return top_m(torch.rand(graph.num_edges, device=graph.device), graph, fanout)[0]
+        return top_m(torch.rand(graph.num_edges, device=graph.device), graph, fanout)
 
 
 class _Layer(nn.Module):
@@ -135,9 +149,11 @@ class _Layer(nn.Module):
     def reset_parameters(self) -> None:
         reset(self)
 
-    def forward(self, x: Tensor, graph: CSRGraph, batch: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, graph: CSRGraph, weight: Tensor | None, batch: Tensor | None
+    ) -> Tensor:
         """x [N, D] -> W [n || z] [N, D]."""
         x = self.norm(x)
-        near = aggregate(x, graph, reduce="mean", heads=False, impl=self.impl)
+        near = aggregate(x, graph, weight, reduce="mean", heads=False, impl=self.impl)
         local = F.relu(self.lin_self(x) + self.lin_near(near))
         return cast(Tensor, self.lin_mix(torch.cat([local, self.top(x, batch)], 1)))

@@ -11,7 +11,7 @@ from graphattn.graph.kept import once_per_graph, per_node
 from graphattn.kernels.reference.message import ACTIVATIONS
 from graphattn.nn.blocks import check_nodes, reset
 from graphattn.ops import aggregate, message_aggregate
-from graphattn.ops.checks import check_dropout
+from graphattn.ops.checks import check_dropout, check_edge_tensor
 
 REDUCTIONS = ("sum", "mean", "sym", "max")
 
@@ -86,47 +86,55 @@ class SINCConv(nn.Module):
         """Draw new initial values for every part."""
         reset(self)
 
-    def forward(self, x: Tensor, edge_index: Any) -> Tensor:
+    def forward(self, x: Tensor, edge_index: Any, edge_weight: Tensor | None = None) -> Tensor:
         """Run the layer.
 
         Args:
             x: Node features ``[N, in_channels]``.
             edge_index: Anything that :func:`graphattn.as_graph` takes; no self-loops are added.
+            edge_weight: Factor of every edge's message and of its part of the neighbourhood,
+                ``[E]`` in the caller's order; degrees do not change with it.
 
         Returns:
             ``[N, out_channels]``.
         """
         check_nodes(x, self.lin_query.in_features)
         graph = as_graph(edge_index, x.shape[0])
+        if edge_weight is not None:
+            check_edge_tensor("edge_weight", edge_weight, graph, (graph.num_edges,))
         own = F.dropout(self.lin_query(x), self.dropout, self.training)
         near = F.dropout(self.lin_key(x), self.dropout, self.training)
         if self.lin_context is not None:
-            found = self.lin_context(self._neighbourhood(x, graph))
+            found = self.lin_context(self._neighbourhood(x, graph, edge_weight))
             own = own + F.dropout(found, self.dropout, self.training)
         if self.aggr == "max":
-            return self._largest(own, near, graph)
-        return cast(Tensor, self.lin_out(self._reduce(own, near, graph)))
+            return self._largest(own, near, graph, edge_weight)
+        return cast(Tensor, self.lin_out(self._reduce(own, near, graph, edge_weight)))
 
-    def _neighbourhood(self, x: Tensor, graph: CSRGraph) -> Tensor:
-        options: dict[str, Any] = {"heads": False, "impl": self.impl}
-        if self.context != "sym":
-            return cast(Tensor, aggregate(x, graph, reduce=str(self.context), **options))
-        return cast(Tensor, aggregate(x, graph, _weights(graph, x.dtype), **options))
+    def _neighbourhood(self, x: Tensor, graph: CSRGraph, edge_weight: Tensor | None) -> Tensor:
+        how = _weighted_sum(str(self.context), graph, edge_weight, x.dtype)
+        return cast(Tensor, aggregate(x, graph, heads=False, impl=self.impl, **how))
 
-    def _reduce(self, own: Tensor, near: Tensor, graph: CSRGraph) -> Tensor:
+    def _reduce(
+        self, own: Tensor, near: Tensor, graph: CSRGraph, edge_weight: Tensor | None
+    ) -> Tensor:
         options: dict[str, Any] = {"activation": self.activation, "slope": self.slope}
-        options |= {"heads": False, "impl": self.impl}
-        if self.aggr != "sym":
-            return cast(Tensor, message_aggregate(own, near, graph, reduce=self.aggr, **options))
-        weight = _weights(graph, own.dtype)
-        return cast(Tensor, message_aggregate(own, near, graph, weight, **options))
+        options |= _weighted_sum(self.aggr, graph, edge_weight, own.dtype)
+        found = message_aggregate(own, near, graph, heads=False, impl=self.impl, **options)
+        return cast(Tensor, found)
 
-    def _largest(self, own: Tensor, near: Tensor, graph: CSRGraph) -> Tensor:
+    def _largest(
+        self, own: Tensor, near: Tensor, graph: CSRGraph, edge_weight: Tensor | None
+    ) -> Tensor:
         """Maximum of W_R phi + b_R, edge by edge."""
         position = torch.arange(graph.num_edges, device=own.device)
         apart = CSRGraph._trusted(graph.indptr, position, graph.num_edges, None)
         before = own[graph.row_index()] + near[graph.indices]
         message = self.lin_out(ACTIVATIONS[self.activation](before, self.slope))
+        if edge_weight is not None:
+            order = graph.edge_perm
+            edge_weight = edge_weight if order is None else edge_weight[order]
+            message = edge_weight[:, None].to(message.dtype) * message
         return aggregate(message, apart, reduce="max", heads=False, impl=self.impl)
 
     def __repr__(self) -> str:
@@ -135,8 +143,14 @@ class SINCConv(nn.Module):
         return f"{type(self).__name__}({sizes}, {self.lin_out.out_features}, {options})"
 
 
-def _weights(graph: CSRGraph, dtype: torch.dtype) -> Tensor:
-    return once_per_graph(graph, "root degrees", dtype, _root_weights)
+def _weighted_sum(
+    how: str, graph: CSRGraph, edge_weight: Tensor | None, dtype: torch.dtype
+) -> dict[str, Any]:
+    """A reduction of ``REDUCTIONS`` as an operator's ``reduce`` and ``weight``."""
+    if how != "sym":
+        return {"reduce": how, "weight": edge_weight}
+    root = once_per_graph(graph, "root degrees", dtype, _root_weights)
+    return {"reduce": "sum", "weight": root if edge_weight is None else root * edge_weight}
 
 
 def _root_weights(graph: CSRGraph, dtype: torch.dtype) -> Tensor:

@@ -37,8 +37,8 @@ class Sparsified(nn.Module):
     GraphTransformer        yes        yes    yes    yes   yes
     IsomorphicTransformer   yes        yes    yes    yes   yes
     LaplacianTransformer    no         no     yes    yes   yes
-    TANGNN                  with pool  no     yes    yes   yes
-    SINC                    yes        no     no     yes   yes
+    TANGNN                  with pool  yes    yes    yes   yes
+    SINC                    yes        yes    no     yes   yes
     GCN, SAGE, GAT          yes        no     no     no    yes
     ======================  =========  =====  =====  ====  =======
 

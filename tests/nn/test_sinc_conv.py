@@ -38,25 +38,29 @@ def reduced(messages: Tensor, graph: CSRGraph, how: str) -> Tensor:
     return torch.stack(rows)
 
 
-def by_edges(conv: SINCConv, x: Tensor, graph: CSRGraph) -> Tensor:
+def by_edges(conv: SINCConv, x: Tensor, graph: CSRGraph, weight: Tensor | float = 1.0) -> Tensor:
     source, target = graph.edge_index()
     own = conv.lin_query(x)
     if conv.lin_context is not None:
-        own = own + conv.lin_context(reduced(x[source], graph, str(conv.context)))
+        own = own + conv.lin_context(reduced(weight * x[source], graph, str(conv.context)))
     phi = torch.nn.functional.leaky_relu(own[target] + conv.lin_key(x)[source], conv.slope)
     if conv.aggr == "max":
-        return reduced(conv.lin_out(phi), graph, "max")
-    return conv.lin_out(reduced(phi, graph, conv.aggr))
+        return reduced(weight * conv.lin_out(phi), graph, "max")
+    return conv.lin_out(reduced(weight * phi, graph, conv.aggr))
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("aggr", "context"), [*product(REDUCTIONS, REDUCTIONS)])
-def test_all_pairs_equal_the_edge_list(aggr: str, context: str) -> None:
+def test_all_pairs_equal_the_edge_list(aggr: str, context: str, weighted: bool) -> None:
     graph = square()
+    weight = torch.rand(graph.num_edges, dtype=torch.float64, requires_grad=weighted)
     conv = SINCConv(IN, HIDDEN, OUT, aggr=aggr, context=context).double()
     x = torch.randn(19, IN, dtype=torch.float64, requires_grad=True)
     found, want = conv(x, graph), by_edges(conv, x, graph)
+    if weighted:
+        found, want = conv(x, graph, weight), by_edges(conv, x, graph, weight[:, None])
     torch.testing.assert_close(found, want, rtol=1e-10, atol=1e-11)
-    leaves, pull = [x, *conv.parameters()], torch.randn_like(want)
+    leaves, pull = [x, *conv.parameters(), *[weight] * weighted], torch.randn_like(want)
     for one, other in zip(
         torch.autograd.grad(found, leaves, pull),
         torch.autograd.grad(want, leaves, pull),
@@ -107,3 +111,7 @@ def test_refusals() -> None:
         SINCConv(IN, HIDDEN, OUT, dropout=2.0)
     with pytest.raises(ValueError, match=f"x must have {IN} features per node"):
         SINCConv(IN, HIDDEN, OUT)(torch.randn(3, IN + 1), torch.tensor([[0], [1]]))
+    for aggr in ("sum", "max"):
+        with pytest.raises(ValueError, match=r"edge_weight must have shape \[1\].* got \[2\]"):
+            conv, edges = SINCConv(IN, HIDDEN, OUT, aggr=aggr), torch.tensor([[0], [1]])
+            conv(torch.randn(3, IN), edges, torch.ones(2))

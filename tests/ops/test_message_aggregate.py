@@ -10,6 +10,7 @@ import graphattn as ga
 from graphattn import CSRGraph
 from graphattn.kernels.reference.aggregate import REDUCTIONS
 from graphattn.kernels.reference.message import ACTIVATIONS
+from graphattn.nn import SINCConv
 from graphattn.ops.additive_op import attend_op
 from graphattn.ops.fused import flatten
 from graphattn.ops.message_op import message_op
@@ -201,6 +202,32 @@ def test_additive_attention(graph: CSRGraph, lead: tuple[int, ...], features: in
         return [out, torch.where(lse == -torch.inf, 0.0, lse), scores.sin()]
 
     assert_equal(results(call, [query, key, value, att, *edge.values()]), 1e-10)
+
+
+@pytest.mark.parametrize("kind", ["message_aggregate", "SINCConv"])
+def test_memory_has_no_rows_of_edges(kind: str) -> None:
+    """What a step allocates may grow by a few numbers per edge, not by one per channel of it."""
+    width, sizes = 64, []
+    for edges in (2000, 16000):
+        whole = CSRGraph.from_edge_index(torch.randint(0, 200, (2, edges)), 200)
+        whole.layout("cpu"), whole.t()
+        x = torch.randn(200, width, requires_grad=True)
+        conv = SINCConv(width, width, width, impl="cpu")
+
+        def step(whole: CSRGraph = whole, x: Tensor = x, conv: SINCConv = conv) -> None:
+            if kind == "SINCConv":
+                outs = [conv(x, whole)]
+            else:
+                several = ("sum", "mean", "max", "min", "std")
+                outs = ga.message_aggregate(x, x, whole, reduce=several, impl="cpu")
+            torch.autograd.grad([out.sum() for out in outs], x)
+
+        step()  # what is kept with the graph
+        with torch.profiler.profile(profile_memory=True) as profile:
+            step()
+        used = [e.self_cpu_memory_usage for e in profile.key_averages()]
+        sizes.append(sum(n for n in used if n > 0))
+    assert (sizes[1] - sizes[0]) / 14000 < 4 * 4
 
 
 def test_additive_attention_is_attention_with_its_scores_as_bias(graph: CSRGraph) -> None:

@@ -31,8 +31,8 @@ SUPPORTED = {
     "large-gt": set(),
     "gin-attention": {*DIMENSIONS},
     "pna-attention": {*DIMENSIONS},
-    "tangnn": {"nodes", "heads", "skip", "weights"},
-    "sinc": {"nodes", "skip", "weights"},
+    "tangnn": {"nodes", "edges", "heads", "skip", "weights"},
+    "sinc": {"nodes", "edges", "skip", "weights"},
 }
 
 
