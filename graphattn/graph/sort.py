@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 _INT32_MAX = 2**31 - 1
+_FEW = 1 << 15
+"""Edges that are sorted before a kernel would be loaded."""
 
 
 def index_dtype(num_cols: int) -> torch.dtype:
@@ -50,12 +52,29 @@ def sort_edges(
     """
     check_index_range(source, num_cols, "edge_index[0] (sources)")
     check_index_range(target, num_rows, "edge_index[1] (targets)")
+    rows = indptr_from_counts(torch.bincount(target, minlength=num_rows))
+    if _by_counting(source):
+        return rows, *_sorted_by_counting(source, target, rows, num_cols)
     by_source, order = torch.sort(source, stable=True)
     _, by_target = torch.sort(target[order], stable=True)
-    perm = order[by_target]
-    counts = torch.bincount(target, minlength=num_rows)
-    indices = by_source[by_target].to(index_dtype(num_cols))
-    return indptr_from_counts(counts), indices, perm
+    return rows, by_source[by_target].to(index_dtype(num_cols)), order[by_target]
+
+
+def _by_counting(edges: Tensor) -> bool:
+    return edges.device.type == "cpu" and edges.numel() > _FEW
+
+
+def _sorted_by_counting(
+    source: Tensor, target: Tensor, rows: Tensor, num_cols: int
+) -> tuple[Tensor, Tensor]:
+    from graphattn.kernels.cpu.transpose import sort_by_target
+
+    columns = indptr_from_counts(torch.bincount(source, minlength=num_cols))
+    indices = source.new_empty(source.shape, dtype=index_dtype(num_cols))
+    perm = source.new_empty(source.shape, dtype=torch.int64)
+    given = (source.contiguous(), target.contiguous(), columns, rows, indices, perm)
+    sort_by_target(*(part.numpy() for part in given))
+    return indices, perm
 
 
 @sort_edges.register_fake
@@ -77,12 +96,33 @@ def transpose_csr(indptr: Tensor, indices: Tensor, num_cols: int) -> tuple[Tenso
     a column), CSR position of each entry [E].
     """
     num_rows = indptr.numel() - 1
+    columns = indptr_from_counts(torch.bincount(indices, minlength=num_cols))
+    if _by_counting(indices):
+        position = torch.empty(indices.shape, dtype=torch.int64)
+        return columns, _rows_by_counting(indptr, indices, columns, position), position
     rows = torch.repeat_interleave(
         torch.arange(num_rows, device=indptr.device), indptr.diff(), output_size=indices.numel()
     )
     _, position = torch.sort(indices, stable=True)
-    counts = torch.bincount(indices, minlength=num_cols)
-    return indptr_from_counts(counts), rows[position].to(index_dtype(num_rows)), position
+    return columns, rows[position].to(index_dtype(num_rows)), position
+
+
+def transpose_without_ids(indptr: Tensor, indices: Tensor, num_cols: int) -> tuple[Tensor, Tensor]:
+    """As ``transpose_csr``, without the positions: on the CPU in memory of the result alone."""
+    columns = indptr_from_counts(torch.bincount(indices, minlength=num_cols))
+    return columns, _rows_by_counting(indptr, indices, columns, None)
+
+
+def _rows_by_counting(
+    indptr: Tensor, indices: Tensor, columns: Tensor, position: Tensor | None
+) -> Tensor:
+    from graphattn.kernels.cpu.transpose import transpose
+
+    rows = torch.empty(indices.shape, dtype=index_dtype(indptr.numel() - 1))
+    where = None if position is None else position.numpy()
+    entries = indptr.contiguous().numpy(), indices.contiguous().numpy()
+    transpose(*entries, columns.numpy(), rows.numpy(), where)
+    return rows
 
 
 @transpose_csr.register_fake

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from graphattn.graph import CSRGraph, as_graph
+from graphattn.graph.sort import transpose_without_ids
 
 DIRECTIONS = ("in", "out", "both")
 
@@ -60,11 +61,12 @@ def check_integer(name: str, value: Any, least: int) -> int:
     return number
 
 
-def directed(graph: Any, direction: str) -> CSRGraph:
+def directed(graph: Any, direction: str, ids: bool = True) -> CSRGraph:
     """The square graph whose rows are the neighbours to follow, on the CPU.
 
     "in" follows rows as they are (sources of in-edges), "out" their transpose; "both" joins the
-    two and counts an edge and its reverse once, losing edge ids.
+    two and counts an edge and its reverse once, losing edge ids. Without ``ids`` a transpose made
+    for the purpose has none either, and takes no memory beyond its own.
 
     Raises:
         ValueError: An unknown direction, or a graph that is not square.
@@ -79,4 +81,9 @@ def directed(graph: Any, direction: str) -> CSRGraph:
         )
     if direction == "both":
         return found.to_undirected()
-    return found.t() if direction == "out" else found
+    if direction == "in":
+        return found
+    if ids or found._transpose is not None:
+        return found.t()
+    indptr, indices = transpose_without_ids(found.indptr, found.indices, found.num_cols)
+    return CSRGraph._trusted(indptr, indices, found.num_rows, None)

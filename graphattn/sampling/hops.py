@@ -54,7 +54,7 @@ def hop_features(
         ValueError: ``hops`` below 0, or x that does not fit the graph.
     """
     hops = check_integer("hops", hops, 0)
-    followed = merged(directed(graph_of(graph), direction))
+    followed = merged(directed(graph_of(graph), direction, ids=False))
     if x.dim() != 2 or x.shape[0] != followed.num_rows:
         raise ValueError(
             f"x must be features [{followed.num_rows}, F] of the graph's nodes, got {list(x.shape)}"
@@ -96,7 +96,7 @@ def store_hops(folder: Path | str, hops: int = 2, *, direction: str = "in") -> S
     for hop in range(1, hops + 1):
         if f"hop{hop}" in store.names:
             continue
-        graph = merged(directed(store.graph, direction)) if graph is None else graph
+        graph = merged(directed(store.graph, direction, ids=False)) if graph is None else graph
         rows = HopRows(graph, store.array("x" if hop == 1 else f"hop{hop - 1}"))
         store = add_array(folder, f"hop{hop}", rows, {DIRECTION: direction})
     return store

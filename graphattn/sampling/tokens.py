@@ -20,7 +20,7 @@ from graphattn.sampling.neighbor import graph_of
 MODES = ("exact", "walk")
 RESAMPLE = ("never", "epoch", "batch")
 _BLOCK = 1 << 15
-_ROWS = 1 << 18  # rows looked at for duplicates at a time: a mapped graph stays on the disk
+_ROWS = 1 << 14  # rows looked at for duplicates at a time: a mapped graph stays on the disk
 
 
 class TokenSampler:
@@ -68,7 +68,7 @@ class TokenSampler:
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         num_tokens = check_integer("num_tokens, which counts the node itself,", num_tokens, 1)
-        self.graph = merged(directed(graph_of(graph), direction))
+        self.graph = merged(directed(graph_of(graph), direction, ids=False))
         self.num_tokens, self.mode, self.direction = num_tokens, mode, direction
         self.resample, self.seed = resample, seed
         self.epoch = self.batch = 0

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 import graphattn as ga
 from graphattn import CSRGraph
+from graphattn.graph import sort
 
 
 def test_row_lists_what_it_attends_to() -> None:
@@ -37,6 +38,22 @@ def test_edge_order_survives_every_view(edges: list[tuple[int, int]]) -> None:
         perm = view.edge_perm if view.edge_perm is not None else torch.arange(len(edges))
         key = view.row_index() * 100_000 + view.indices * 1_000 + perm
         assert bool((key.diff() > 0).all()), "rows by column, ties by edge id"
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_sorting_by_counting_is_stable_sorting(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edges = torch.stack([torch.randint(0, 70, (40_000,)), torch.randint(0, 50, (40_000,))])
+    found = []
+    for few in (edges.shape[1], 0):
+        monkeypatch.setattr(sort, "_FEW", few)
+        made = sort.sort_edges(*edges.to(dtype), 50, 70)
+        found.append((*made, *sort.transpose_csr(*made[:2], 70)))
+    for one, other in zip(*found, strict=True):
+        assert one.dtype == other.dtype and torch.equal(one, other)
+    bare = sort.transpose_without_ids(*found[0][:2], 70)
+    assert all(torch.equal(a, b) for a, b in zip(bare, found[0][3:5], strict=True))
 
 
 def test_unsorted_rows_are_sorted_and_keep_edge_ids() -> None:
