@@ -20,6 +20,7 @@ FAMILIES = {
     "layers": "layers",
     "accuracy": "accuracy",
     "large-gt": "large_gt",
+    "codebook": "codebook",
     "graph-level": "graph_level",
     "node-level": "node_level",
     "sparsity": "sparsity",
