@@ -3,6 +3,7 @@
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphattn.nn.blocks import JoinHeads, reset
@@ -28,6 +29,9 @@ class GINAttention(nn.Module):
         mlp_ratio: Hidden width of ``MLP_h`` over the head width; 0 leaves the MLP out.
         mlp_dropout: Inside ``MLP_h``.
         out_proj: Whether a linear map mixes the heads at the end.
+        head_norm: With ``differential``: RMSNorm of every head's sum, times one minus lambda's
+            start (Ye et al., 2024). Normalising the weights themselves, as the published code can,
+            would let a row see later ones.
         **options: ``normaliser``, ``temperature``, ``dropout``, ``differential``, ``layer``,
             ``is_causal``, ``rotary``, ``impl`` of :class:`HeadWeights`.
 
@@ -50,9 +54,12 @@ class GINAttention(nn.Module):
         mlp_ratio: float = 0.5,
         mlp_dropout: float = 0.1,
         out_proj: bool = False,
+        head_norm: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
+        if head_norm and not options.get("differential", False):
+            raise ValueError("head_norm is that of differential attention; set differential=True")
         if mlp_ratio < 0.0:
             raise ValueError(f"mlp_ratio must be at least 0 (no MLP), got {mlp_ratio}")
         self.channels, self.heads = channels, heads
@@ -63,6 +70,7 @@ class GINAttention(nn.Module):
         self.eps = nn.Parameter(torch.full((heads,), float(eps)))
         mlp = HeadMLP(heads, width, hidden, width, mlp_dropout) if mlp_ratio > 0 else nn.Identity()
         self.mlp = mlp
+        self.head_norm = head_norm
         self.join = JoinHeads(heads)
         self.lin_out = nn.Linear(channels, channels) if out_proj else nn.Identity()
 
@@ -102,6 +110,8 @@ class GINAttention(nn.Module):
                 return aggregate(value, graph, weight, heads=True, impl=self.weights.impl)
 
             total = recomputed(mix, value, *pairs)
+        if self.head_norm:
+            total = F.rms_norm(total, total.shape[-1:]) * (1.0 - self.weights.first_mix)
         out = self.join(self.mlp(self.eps[:, None] * value + total))
         return cast(Tensor, self.lin_out(out))
 

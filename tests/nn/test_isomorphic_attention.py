@@ -1,5 +1,6 @@
 """GINAttention, PNAAttention and the transforms of their weights, against dense matrices."""
 
+import math
 from typing import Any
 
 import pytest
@@ -83,6 +84,10 @@ def dense_weights(layer: Any, x: Tensor, mask: Tensor) -> Tensor:
 def dense_gin(layer: GINAttention, x: Tensor, mask: Tensor) -> Tensor:
     value = x.view(N, H, D // H)
     total = torch.einsum("hij,jhd->ihd", dense_weights(layer, x, mask), value)
+    if layer.head_norm:
+        eps = torch.finfo(total.dtype).eps
+        total = total / (total.square().mean(-1, keepdim=True) + eps).sqrt()
+        total = total * (1.0 - (0.8 - 0.6 * math.exp(-0.3 * 2)))
     return layer.lin_out(layer.mlp(layer.eps[:, None] * value + total).flatten(1))
 
 
@@ -132,6 +137,13 @@ def assert_equals_dense(layer: Any, dense: Any, graph: CSRGraph) -> None:
 def test_gin_equals_dense(kind: str) -> None:
     transform = AdjacencyTransform(kind, threshold=THETA, share=0.5)
     assert_equals_dense(GINAttention(D, H, transform=transform, eps=0.3), dense_gin, support())
+
+
+def test_gin_with_normalised_heads_equals_dense() -> None:
+    layer = GINAttention(D, H, differential=True, layer=3, head_norm=True)
+    assert_equals_dense(layer, dense_gin, support())
+    with pytest.raises(ValueError, match="set differential=True"):
+        GINAttention(D, H, head_norm=True)
 
 
 @pytest.mark.parametrize(
