@@ -7,6 +7,7 @@ from graphattn.nn.codebook_attention import CodebookAttention as CodebookAttenti
 from graphattn.nn.gatv2_conv import GATv2Conv as GATv2Conv
 from graphattn.nn.gin_attention import GINAttention as GINAttention
 from graphattn.nn.graph_transformer_layer import GraphTransformerLayer as GraphTransformerLayer
+from graphattn.nn.hop_bias import HopBias as HopBias
 from graphattn.nn.neighborhood_attention import (
     NeighborhoodAttention1D as NeighborhoodAttention1D,
 )

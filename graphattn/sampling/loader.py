@@ -108,14 +108,14 @@ class NeighborLoader(NodeLoader):
     """PyG's ``NeighborLoader``, to import in its place; needs neither pyg-lib nor torch-sparse.
 
     Args:
-        data, num_neighbors, input_nodes, replace, subgraph_type, transform: As PyG.
+        data, num_neighbors, input_nodes, replace, subgraph_type, disjoint, transform: As PyG.
         directed: PyG's deprecated spelling; ``False`` means ``subgraph_type="induced"``.
         neighbor_sampler: Shared with other loaders, instead of a new one.
         direction: As :class:`NeighborSampler`.
         **kwargs: As :class:`NodeLoader`.
 
     Raises:
-        ValueError: For ``disjoint``, temporal and weighted sampling, which are not available.
+        ValueError: For temporal and weighted sampling, which are not available.
     """
 
     def __init__(
@@ -142,7 +142,6 @@ class NeighborLoader(NodeLoader):
     ) -> None:
         missing = {
             "input_time": input_time,
-            "disjoint": disjoint or None,
             "time_attr": time_attr,
             "weight_attr": weight_attr,
         }
@@ -158,6 +157,7 @@ class NeighborLoader(NodeLoader):
                 num_neighbors,
                 replace=replace,
                 subgraph_type=subgraph_type if directed else "induced",
+                disjoint=disjoint,
                 direction=direction,
             )
         super().__init__(

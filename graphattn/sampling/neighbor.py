@@ -38,6 +38,8 @@ class NeighborSampler(BaseSampler):  # type: ignore[misc]
         replace: Draw with replacement (then exactly the fan-out, where there is any edge).
         subgraph_type: ``"directional"``: the drawn edges; ``"bidirectional"``: with their
             reverses; ``"induced"``: all edges among the nodes found.
+        disjoint: Every seed finds nodes of its own, a node once for each seed that reaches it;
+            ``batch`` of the output tells whose they are.
         direction: ``"in"`` follows the sources of a node's in-edges (PyG's), ``"out"`` the targets
             of its out-edges, ``"both"`` either (an edge and its reverse count once, and edges have
             no ids).
@@ -58,12 +60,18 @@ class NeighborSampler(BaseSampler):  # type: ignore[misc]
         *,
         replace: bool = False,
         subgraph_type: SubgraphType | str = "directional",
+        disjoint: bool = False,
         direction: str = "in",
         seed: int = 0,
     ) -> None:
         self.fanouts = check_fanouts(num_neighbors)
-        self.replace = replace
+        self.replace, self.disjoint = replace, disjoint
         self.subgraph_type = SubgraphType(subgraph_type)
+        if disjoint and self.subgraph_type == SubgraphType.induced:
+            raise ValueError(
+                "disjoint samples have the edges that were drawn, not all among their nodes; set "
+                "subgraph_type='directional' or 'bidirectional'"
+            )
         self.graph = directed(graph_of(data), direction)
         self.direction, self.seed = direction, seed
         self._calls = itertools.count()
@@ -100,6 +108,7 @@ class NeighborSampler(BaseSampler):  # type: ignore[misc]
             edges = kernels.induced_subgraph(*graph, found.nodes, scratch)
         self._local.scratch = scratch
         out = self._output(found.nodes, *edges)
+        out.batch = None if found.owners is None else torch.from_numpy(found.owners)
         out.num_sampled_nodes, out.num_sampled_edges = found.hop_nodes, found.hop_edges
         if self.subgraph_type == SubgraphType.bidirectional:
             out = out.to_bidirectional(keep_orig_edges=True)
@@ -108,9 +117,9 @@ class NeighborSampler(BaseSampler):  # type: ignore[misc]
     def induced(self, nodes: Any) -> SamplerOutput:
         """All edges among distinct ``nodes``, in CSR order."""
         chosen = check_seeds(nodes, self.num_nodes, "nodes").numpy()
-        scratch = self._take_scratch()
+        scratch = kernels.Scratch(self.num_nodes) if self.disjoint else self._take_scratch()
         edges = kernels.induced_subgraph(*self._arrays(), chosen, scratch)
-        self._local.scratch = scratch
+        self._local.scratch = None if self.disjoint else scratch
         return self._output(chosen, *edges)
 
     def sample_from_nodes(
@@ -141,7 +150,7 @@ class NeighborSampler(BaseSampler):  # type: ignore[misc]
         """This thread's scratch; a batch that fails half-way does not give it back."""
         scratch = getattr(self._local, "scratch", None)
         self._local.scratch = None
-        return kernels.Scratch(self.num_nodes) if scratch is None else scratch
+        return kernels.Scratch(self.num_nodes, self.disjoint) if scratch is None else scratch
 
     def _output(
         self, nodes: np.ndarray, source: np.ndarray, target: np.ndarray, position: np.ndarray
@@ -235,6 +244,28 @@ def local_graph(out: SamplerOutput) -> CSRGraph:
     counts = torch.bincount(out.col, minlength=size)
     indices = out.row.to(index_dtype(size))
     return CSRGraph._trusted(indptr_from_counts(counts), indices, size, None)
+
+
+def hop_stars(out: SamplerOutput) -> tuple[CSRGraph, Tensor]:
+    """The graph in which every seed attends directly to all nodes that were found from it.
+
+    Args:
+        out: Of a sampler with ``disjoint=True``.
+
+    Returns:
+        ``(graph, hop)``: B rows (seeds), a column per sampled node, an edge for each of them in the
+        order of ``out.node``; and the hop ``[n]`` that found the node, 0 for the seeds. With
+        :class:`graphattn.nn.HopBias`, attention over it is GOAT's local part.
+
+    Raises:
+        ValueError: The sample is not disjoint.
+    """
+    if out.batch is None:
+        raise ValueError("a node has no one seed here; sample with disjoint=True")
+    sizes = torch.tensor(out.num_sampled_nodes)
+    hop = torch.arange(len(sizes)).repeat_interleave(sizes)
+    edges = torch.stack([torch.arange(len(out.node)), out.batch])
+    return CSRGraph.from_edge_index(edges, (len(out.node), int(sizes[0]))), hop
 
 
 def remember_graph(edge_index: Tensor, num_nodes: int) -> None:

@@ -11,7 +11,9 @@ from graphattn.kernels.cpu.arrays import ArrayKernel, prefetch
 from graphattn.kernels.cpu.random import below, choose, derive, is_sparse
 
 LOCAL_BITS = 27
-"""Bits of a local id in a table entry; the rest hold the node."""
+"""Bits of a local id in a table entry; the rest hold the node's number."""
+NUMBERS = 1 << (63 - LOCAL_BITS)
+"""Numbers that fit beside a local id."""
 DIRECT_NODES = 1 << 21
 """Up to here the table has a slot for every node: 16 MB, and no collisions."""
 _LOCAL_BITS = np.int64(LOCAL_BITS)
@@ -30,6 +32,14 @@ def _slot(node, shift):
 
 
 @register_jitable  # type: ignore[untyped-decorator]
+def _number(node, owners, place, stride):
+    """What the table knows a node by: with owners, every owner's copies are nodes of their own."""
+    if owners is None:
+        return node
+    return owners[place] * stride + node
+
+
+@register_jitable  # type: ignore[untyped-decorator]
 def _find(table, shift, node):
     """The slot that holds a node, or the empty one where it belongs."""
     slot, mask = _slot(node, shift), len(table) - 1
@@ -38,12 +48,13 @@ def _find(table, shift, node):
     return slot
 
 
-def _insert(version, table, shift, nodes, first, last, places):
+def _insert(version, table, shift, nodes, owners, stride, first, last, places):
     """Enter the nodes ``first`` to ``last`` (their first copies) and note their slots."""
     for local in range(first, last):
-        slot = _find(table, shift, nodes[local])
+        number = _number(nodes[local], owners, local, stride)
+        slot = _find(table, shift, number)
         if table[slot] < 0:
-            table[slot] = (nodes[local] << _LOCAL_BITS) | local
+            table[slot] = (number << _LOCAL_BITS) | local
         places[local] = slot
 
 
@@ -104,13 +115,14 @@ def _sort_row(source, position, start, end):
 
 
 def _expand(
-    version, indices, nodes, first, last, filled, key, begin, degree, taken, draw, room,
-    table, shift, places, source, target, position, at,
+    version, indices, nodes, owners, stride, first, last, filled, key, begin, degree, taken, draw,
+    room, table, shift, places, source, target, position, at,
 ):  # fmt: skip
     """Draw the rows of the nodes ``first`` to ``last``; returns the number of nodes after it.
 
-    ``draw``: with replacement. Edges are written from ``at`` on. Blocks of rows first read their
-    neighbours and ask for the table's lines, then give local ids.
+    ``draw``: with replacement; ``owners``: the seed of every node, or None. Edges are written
+    from ``at`` on. Blocks of rows first read their neighbours and ask for the table's lines, then
+    give local ids.
     """
     for block in range(first, last, _BLOCK):
         stop, low = min(block + _BLOCK, last), at
@@ -120,20 +132,21 @@ def _expand(
                 prefetch(indices, min(ahead, len(indices) - 1))
                 prefetch(indices, min(ahead + 16, len(indices) - 1))
             row, count = place - first, taken[place - first]
-            _pick(
-                indices, derive(key, nodes[place]), begin[row], degree[row], count, draw, room,
-                source, position, at,
-            )  # fmt: skip
+            own = derive(key, _number(nodes[place], owners, place, stride))
+            _pick(indices, own, begin[row], degree[row], count, draw, room, source, position, at)
             for edge in range(at, at + count):
                 target[edge] = place
-                prefetch(table, _slot(source[edge], shift))
+                prefetch(table, _slot(_number(source[edge], owners, place, stride), shift))
             at += count
         for edge in range(low, at):
             node = source[edge]
-            slot = _find(table, shift, node)
+            number = _number(node, owners, target[edge], stride)
+            slot = _find(table, shift, number)
             if table[slot] < 0:
-                table[slot] = (node << _LOCAL_BITS) | filled
+                table[slot] = (number << _LOCAL_BITS) | filled
                 nodes[filled] = node
+                if owners is not None:
+                    owners[filled] = owners[target[edge]]
                 places[filled] = slot
                 filled += 1
             source[edge] = table[slot] & _LOCAL_MASK

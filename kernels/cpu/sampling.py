@@ -10,7 +10,7 @@ _EMPTY = np.int64(-1)
 
 
 class Sampled(NamedTuple):
-    """As ``Sampled`` of the reference, in int64 arrays."""
+    """As ``Sampled`` of the reference, in int64 arrays; ``owners`` of disjoint samples alone."""
 
     nodes: np.ndarray
     source: np.ndarray
@@ -18,6 +18,7 @@ class Sampled(NamedTuple):
     position: np.ndarray
     hop_nodes: list[int]
     hop_edges: list[int]
+    owners: np.ndarray | None = None
 
 
 def derive(key: int, number: int) -> int:
@@ -34,12 +35,13 @@ class Scratch:
 
     A slot per node up to ``DIRECT_NODES`` nodes, beyond that a hash table that grows with the
     batch: memory does not depend on the size of a large graph. Slots that a batch has used are
-    emptied one by one.
+    emptied one by one. ``disjoint``: every seed's nodes are its own.
     """
 
-    def __init__(self, num_nodes: int) -> None:
+    def __init__(self, num_nodes: int, disjoint: bool = False) -> None:
         self.num_nodes = num_nodes
-        self.direct = num_nodes <= neighbors.DIRECT_NODES
+        self.direct = num_nodes <= neighbors.DIRECT_NODES and not disjoint
+        self.owners = np.empty(0, np.int64) if disjoint else None
         size = 1 << max(num_nodes - 1, 1).bit_length() if self.direct else 1 << 16
         self.nodes, self.places, self.room = (np.empty(0, np.int64) for _ in range(3))
         self.source, self.target, self.position = (np.empty(0, np.int64) for _ in range(3))
@@ -53,10 +55,15 @@ class Scratch:
 
     def reserve(self, nodes: int) -> None:
         """Room for ``nodes`` found nodes; those found so far keep their local ids."""
-        self._grow(("nodes", "places"), nodes, self.filled)
+        names = ("nodes", "places") if self.owners is None else ("nodes", "places", "owners")
+        self._grow(names, nodes, self.filled)
         if not self.direct and 2 * nodes > len(self.table):
             self._make_table(1 << (2 * nodes - 1).bit_length())
-            neighbors.insert(self.table, self.shift, self.nodes, 0, self.filled, self.places)
+            self._insert(self.filled)
+
+    def _insert(self, last: int) -> None:
+        table, known = (self.table, self.shift), (self.nodes, self.owners, self.num_nodes)
+        neighbors.insert(*table, *known, 0, last, self.places)
 
     def reserve_edges(self, edges: int, room: int) -> None:
         """Room for ``edges`` drawn edges and for a choice among ``room`` numbers."""
@@ -75,8 +82,15 @@ class Scratch:
         """Enter the seeds of a batch."""
         self.reserve(len(seeds))
         self.nodes[: len(seeds)] = seeds
+        if self.owners is not None:
+            self.owners[: len(seeds)] = np.arange(len(seeds))
         self.filled, self.edges = len(seeds), 0
-        neighbors.insert(self.table, self.shift, self.nodes, 0, len(seeds), self.places)
+        self._insert(len(seeds))
+
+    def most(self, edges: int) -> int:
+        """The largest number of nodes there can be after ``edges`` more."""
+        copies = self.filled + edges
+        return copies if self.owners is not None else min(copies, self.num_nodes + self.filled)
 
     def clear(self) -> None:
         """Forget the batch."""
@@ -99,8 +113,15 @@ def sample_neighbors(
     belongs to one thread at a time; an interrupted batch leaves it unusable.
 
     Raises:
-        ValueError: the batch has more nodes than a local id can count.
+        ValueError: the batch has more nodes than a local id can count, or a disjoint one more
+            seeds than the table can tell apart.
     """
+    most = neighbors.NUMBERS // max(len(indptr) - 1, 1)
+    if scratch.owners is not None and len(seeds) > most:
+        raise ValueError(
+            f"a disjoint batch of this graph may have at most {most:,} seeds, got {len(seeds):,}; "
+            "use smaller batches"
+        )
     scratch.start(seeds)
     hop_nodes, hop_edges, first = [len(seeds)], [], 0
     for hop, fanout in enumerate(fanouts):
@@ -113,8 +134,9 @@ def sample_neighbors(
     found = scratch.source, scratch.target, scratch.position
     edge_arrays = [array[: scratch.edges].copy() for array in found]
     nodes = scratch.nodes[: scratch.filled].copy()
+    owners = None if scratch.owners is None else scratch.owners[: scratch.filled].copy()
     scratch.clear()
-    return Sampled(nodes, *edge_arrays, hop_nodes, hop_edges)
+    return Sampled(nodes, *edge_arrays, hop_nodes, hop_edges, owners)
 
 
 def _hop(
@@ -130,7 +152,7 @@ def _hop(
     begin, degree, taken = (np.empty(frontier[1] - frontier[0], np.int64) for _ in range(3))
     room = neighbors.count(indptr, scratch.nodes, *frontier, fanout, replace, begin, degree, taken)
     edges = int(taken.sum())
-    most = min(scratch.filled + edges, scratch.num_nodes + scratch.filled)
+    most = scratch.most(edges)
     if most > 1 << neighbors.LOCAL_BITS:
         raise ValueError(
             f"a batch may hold at most {1 << neighbors.LOCAL_BITS:,} nodes, this one could reach "
@@ -139,9 +161,9 @@ def _hop(
     scratch.reserve(most)
     scratch.reserve_edges(scratch.edges + edges, room)
     scratch.filled = neighbors.expand(
-        indices, scratch.nodes, *frontier, scratch.filled, key, begin, degree, taken,
-        replace and fanout >= 0, scratch.room, scratch.table, scratch.shift, scratch.places,
-        scratch.source, scratch.target, scratch.position, scratch.edges,
+        indices, scratch.nodes, scratch.owners, scratch.num_nodes, *frontier, scratch.filled, key,
+        begin, degree, taken, replace and fanout >= 0, scratch.room, scratch.table, scratch.shift,
+        scratch.places, scratch.source, scratch.target, scratch.position, scratch.edges,
     )  # fmt: skip
     scratch.edges += edges
 

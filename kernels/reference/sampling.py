@@ -53,7 +53,8 @@ class Sampled(NamedTuple):
 
     nodes: global ids in the order of discovery, seeds first; source, target: local ids of every
     edge, by target, then in the order of the draw; position: its CSR position in the whole graph;
-    hop_nodes: new nodes per hop, seeds first; hop_edges: edges per hop.
+    hop_nodes: new nodes per hop, seeds first; hop_edges: edges per hop; owners: the place of the
+    seed that each node was found from, of disjoint samples alone.
     """
 
     nodes: list[int]
@@ -62,6 +63,7 @@ class Sampled(NamedTuple):
     position: list[int]
     hop_nodes: list[int]
     hop_edges: list[int]
+    owners: list[int] | None = None
 
 
 def sample_neighbors(
@@ -71,28 +73,36 @@ def sample_neighbors(
     fanouts: list[int],
     replace: bool,
     seed: int,
+    disjoint: bool = False,
 ) -> Sampled:
     """Hop by hop: every node that the last hop discovered draws from its row.
 
     The draw of node v in hop h comes from the key ``derive(derive(seed, h), v)``. A repeated seed
     keeps its place and draws the same row again; edges come from its first copy.
+
+    ``disjoint``: every seed finds nodes of its own. Node v of the seed at place p counts as number
+    ``p N + v`` then, for its draw too.
     """
     nodes, local = list(seeds), {}
+    owners, size = list(range(len(seeds))) if disjoint else [0] * len(seeds), len(indptr) - 1
     for place, node in enumerate(seeds):
-        local.setdefault(node, place)
-    out = Sampled(nodes, [], [], [], [len(seeds)], [])
+        local.setdefault(owners[place] * size + node, place)
+    out = Sampled(nodes, [], [], [], [len(seeds)], [], owners if disjoint else None)
     first = 0
     for hop, fanout in enumerate(fanouts):
         last, edges = len(nodes), len(out.source)
         for target in range(first, last):
-            node = nodes[target]
+            node, first_number = nodes[target], owners[target] * size
             begin, degree = indptr[node], indptr[node + 1] - indptr[node]
-            for offset in pick(derive(derive(seed, hop), node), degree, fanout, replace):
+            key = derive(derive(seed, hop), first_number + node)
+            for offset in pick(key, degree, fanout, replace):
                 neighbor = indices[begin + offset]
-                if neighbor not in local:
-                    local[neighbor] = len(nodes)
+                number = first_number + neighbor
+                if number not in local:
+                    local[number] = len(nodes)
                     nodes.append(neighbor)
-                out.source.append(local[neighbor])
+                    owners.append(owners[target])
+                out.source.append(local[number])
                 out.target.append(target)
                 out.position.append(begin + offset)
         first = last

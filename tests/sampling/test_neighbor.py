@@ -16,7 +16,15 @@ import graphattn as ga
 from graphattn.datasets.generated import grid, power_law
 from graphattn.kernels.cpu import neighbors
 from graphattn.kernels.reference.sampling import sample_neighbors
-from graphattn.sampling import ClusterLoader, NeighborLoader, NeighborSampler, NodeLoader, prefetch
+from graphattn.nn import HopBias
+from graphattn.sampling import (
+    ClusterLoader,
+    NeighborLoader,
+    NeighborSampler,
+    NodeLoader,
+    hop_stars,
+    prefetch,
+)
 from graphattn.sampling.prefetch import in_order
 
 
@@ -35,23 +43,67 @@ def data(edges: Tensor) -> Data:
 
 @pytest.mark.parametrize("fanouts", [[3, 2], [-1, 0, 2], [70, 1], [0], []])
 @pytest.mark.parametrize("replace", [False, True])
+@pytest.mark.parametrize("disjoint", [False, True])
 def test_equals_the_reference(
-    edges: Tensor, fanouts: list[int], replace: bool, monkeypatch: pytest.MonkeyPatch
+    edges: Tensor,
+    fanouts: list[int],
+    replace: bool,
+    disjoint: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     graph = ga.as_graph(edges, 300)
     seeds = [5, 7, 5, 299, 0]
     want = sample_neighbors(
-        graph.indptr.tolist(), graph.indices.tolist(), seeds, fanouts, replace, 11
+        graph.indptr.tolist(), graph.indices.tolist(), seeds, fanouts, replace, 11, disjoint
     )
     for table in (neighbors.DIRECT_NODES, 0):
         monkeypatch.setattr(neighbors, "DIRECT_NODES", table)
-        out = NeighborSampler(graph, fanouts, replace=replace).sample(seeds, seed=11)
+        sampler = NeighborSampler(graph, fanouts, replace=replace, disjoint=disjoint)
+        out = sampler.sample(seeds, seed=11)
+        assert want.owners == (None if out.batch is None else out.batch.tolist())
         assert out.node.tolist() == want.nodes
         assert out.row.tolist() == want.source and out.col.tolist() == want.target
         assert out.num_sampled_nodes == want.hop_nodes
         assert out.num_sampled_edges == want.hop_edges
         assert torch.equal(out.node[out.row], edges[0, out.edge])
         assert torch.equal(out.node[out.col], edges[1, out.edge])
+
+
+def test_disjoint_samples_of_seeds_never_meet(edges: Tensor, data: Data) -> None:
+    graph, seeds = ga.as_graph(edges, 300), [5, 7, 5, 299, 0]
+    sampler = NeighborSampler(graph, [4, 3], disjoint=True)
+    out = sampler.sample(seeds, seed=3)
+    assert torch.equal(out.batch[out.row], out.batch[out.col])
+    assert len({*zip(out.batch.tolist(), out.node.tolist(), strict=True)}) == len(out.node)
+    alone = NeighborSampler(graph, [4, 3]).sample([5], seed=3)
+    assert torch.equal(out.node[out.batch == 0], alone.node)
+    assert not torch.equal(out.node[out.batch == 2], alone.node)
+    loader = NeighborLoader(data, [4, 3], torch.tensor(seeds), disjoint=True, batch_size=5)
+    (batch,) = loader
+    assert torch.equal(batch.batch[batch.edge_index[0]], batch.batch[batch.edge_index[1]])
+    assert batch.batch[:5].tolist() == [0, 1, 2, 3, 4] and batch.n_id[:5].tolist() == seeds
+    assert torch.equal(sampler.induced([3, 4]).node, torch.tensor([3, 4]))
+    assert sampler.sample(seeds, seed=3).batch is not None
+
+
+def test_hops_have_the_mass_that_their_bias_says(edges: Tensor) -> None:
+    sampler = NeighborSampler(ga.as_graph(edges, 300), [6, 5, 4], disjoint=True)
+    out = sampler.sample(torch.arange(0, 300, 10))
+    star, hop = hop_stars(out)
+    bias = HopBias(3, heads=2)
+    with torch.no_grad():
+        bias.weight.normal_()
+    query, key = torch.randn(30, 2, 4), torch.ones(len(out.node), 2, 4)
+    hot = torch.nn.functional.one_hot(hop, 4).float()[:, None].expand(-1, 2, -1)
+    found = ga.attention(query, key, hot, star, bias=bias(star, hop))
+    there = torch.zeros(30, 4).index_put((out.batch, hop), torch.ones(())) > 0
+    mass = bias.weight.exp().t() * there[:, None]
+    torch.testing.assert_close(found, mass / mass.sum(-1, keepdim=True))
+    assert bool(there.sum(1).min() < 4) and bool(there.all(1).any())
+    with pytest.raises(ValueError, match=r"hop must lie in \[0, 2\], got 0 to 3"):
+        HopBias(2, 2)(star, hop)
+    with pytest.raises(ValueError, match="sample with disjoint=True"):
+        hop_stars(NeighborSampler(ga.as_graph(edges, 300), [2]).sample([1]))
 
 
 def test_a_hash_table_that_grows_keeps_local_ids(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,8 +267,8 @@ def test_wrong_input(data: Data) -> None:
         NodeLoader(data, sampler, None, torch.arange(300))  # PyG's input_time
     with pytest.raises(ValueError, match="direction must be one of"):
         NeighborSampler(data, [3], direction="up")
-    with pytest.raises(ValueError, match="no disjoint sampling"):
-        NeighborLoader(data, [3], disjoint=True)
+    with pytest.raises(ValueError, match="disjoint samples have the edges that were drawn"):
+        NeighborLoader(data, [3], disjoint=True, subgraph_type="induced")
     with pytest.raises(ValueError, match="parts must be in"):
         ClusterLoader(data, 301)
     loader = NeighborLoader(data, [2], input_nodes=torch.tensor([1, 999]), num_workers=2)
