@@ -21,7 +21,8 @@ class Score(NamedTuple):
     dropout hash.
 
     With ``att`` [H, Dk] the score is additive: sum_c att_c phi(q_c + k_c) in place of the products,
-    where phi is ``activation``, by a name of kernels/reference/message.py, with its ``slope``.
+    where phi is ``activation``, by a name of kernels/reference/message.py, with its ``slope``. The
+    CPU's kernels know it, without bias, gate and edge features.
     """
 
     scale: float = 1.0
@@ -43,6 +44,12 @@ class Score(NamedTuple):
         """Whether there are no tensors in it."""
         _, _, bias, index, gate, edge_attr, edge_query, mask, _, streams, att, _, _ = self
         return bias is index is gate is edge_attr is edge_query is mask is streams is att is None
+
+    def check_additive(self, products: bool) -> None:
+        """Raise if an additive score has terms that its kernels would not read."""
+        others = (self.bias, self.gate, self.edge_attr)
+        if self.att is not None and (products or any(tensor is not None for tensor in others)):
+            raise ValueError("additive scores take no bias, gate, edge features or products")
 
     def spelled_out(self, rows: Layout) -> "Score":
         """With the index written down [E] that a grid implies; ``rows``: its layout by rows."""

@@ -1,5 +1,7 @@
 """Edge sorting as opaque operators, so that the compiler never traces data-dependent checks."""
 
+from functools import cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 
 _INT32_MAX = 2**31 - 1
 _FEW = 1 << 15
-"""Edges that are sorted before a kernel would be loaded."""
+"""Up to so many edges, sorting takes less time than loading the kernel."""
 
 
 def index_dtype(num_cols: int) -> torch.dtype:
@@ -53,15 +55,23 @@ def sort_edges(
     check_index_range(source, num_cols, "edge_index[0] (sources)")
     check_index_range(target, num_rows, "edge_index[1] (targets)")
     rows = indptr_from_counts(torch.bincount(target, minlength=num_rows))
-    if _by_counting(source):
+    if _by_counting(source, num_rows + num_cols):
         return rows, *_sorted_by_counting(source, target, rows, num_cols)
     by_source, order = torch.sort(source, stable=True)
     _, by_target = torch.sort(target[order], stable=True)
     return rows, by_source[by_target].to(index_dtype(num_cols)), order[by_target]
 
 
-def _by_counting(edges: Tensor) -> bool:
-    return edges.device.type == "cpu" and edges.numel() > _FEW
+def _by_counting(edges: Tensor, nodes: int) -> bool:
+    """Whether counting pays: it visits every node of both sides, and needs Numba."""
+    many = edges.numel() > _FEW and nodes <= 4 * edges.numel()
+    return many and edges.device.type == "cpu" and has_numba()
+
+
+@cache
+def has_numba() -> bool:
+    """Whether Numba is installed."""
+    return find_spec("numba") is not None
 
 
 def _sorted_by_counting(
@@ -97,8 +107,8 @@ def transpose_csr(indptr: Tensor, indices: Tensor, num_cols: int) -> tuple[Tenso
     """
     num_rows = indptr.numel() - 1
     columns = indptr_from_counts(torch.bincount(indices, minlength=num_cols))
-    if _by_counting(indices):
-        position = torch.empty(indices.shape, dtype=torch.int64)
+    if _by_counting(indices, num_rows + num_cols):
+        position = indices.new_empty(indices.shape, dtype=torch.int64)
         return columns, _rows_by_counting(indptr, indices, columns, position), position
     rows = torch.repeat_interleave(
         torch.arange(num_rows, device=indptr.device), indptr.diff(), output_size=indices.numel()
@@ -109,6 +119,9 @@ def transpose_csr(indptr: Tensor, indices: Tensor, num_cols: int) -> tuple[Tenso
 
 def transpose_without_ids(indptr: Tensor, indices: Tensor, num_cols: int) -> tuple[Tensor, Tensor]:
     """As ``transpose_csr``, without the positions: on the CPU in memory of the result alone."""
+    if not _by_counting(indices, indptr.numel() + num_cols):
+        found: tuple[Tensor, Tensor, Tensor] = transpose_csr(indptr, indices, num_cols)
+        return found[:2]
     columns = indptr_from_counts(torch.bincount(indices, minlength=num_cols))
     return columns, _rows_by_counting(indptr, indices, columns, None)
 
@@ -118,7 +131,7 @@ def _rows_by_counting(
 ) -> Tensor:
     from graphattn.kernels.cpu.transpose import transpose
 
-    rows = torch.empty(indices.shape, dtype=index_dtype(indptr.numel() - 1))
+    rows = indices.new_empty(indices.shape, dtype=index_dtype(indptr.numel() - 1))
     where = None if position is None else position.numpy()
     entries = indptr.contiguous().numpy(), indices.contiguous().numpy()
     transpose(*entries, columns.numpy(), rows.numpy(), where)

@@ -2,6 +2,9 @@
 
 from torch import Tensor
 
+from graphattn.graph import CSRGraph
+from graphattn.ops.checks import check_edge_tensor
+
 POOLS = ("mean", None)
 
 
@@ -21,3 +24,11 @@ def check_pool(pool: str | None) -> None:
     """Raise unless ``pool`` names a known readout."""
     if pool not in POOLS:
         raise ValueError(f"pool must be 'mean' or None, got {pool!r}")
+
+
+def edge_weights(bias: Tensor | None, graph: CSRGraph) -> Tensor | None:
+    """The edges' weights whose logarithms are ``bias`` [E]."""
+    if bias is None:
+        return None
+    check_edge_tensor("bias", bias, graph, (graph.num_edges,))
+    return bias.exp()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphattn.graph import CSRGraph, as_graph
-from graphattn.models.inputs import check_pe, check_pool
+from graphattn.models.inputs import check_pe, check_pool, edge_weights
 from graphattn.nn.blocks import make_norm, mean_pool, reset
 from graphattn.nn.sinc_conv import SINCConv
 
@@ -91,7 +91,7 @@ class SINC(nn.Module):
         ``bias``: logarithms of the edges' weights in every layer, ``[E]`` in the caller's order.
         """
         graph = as_graph(graph, x.shape[0])
-        h, weight = self.encode(x, pe), None if bias is None else bias.exp()
+        h, weight = self.encode(x, pe), edge_weights(bias, graph)
         for depth in range(len(self.convs)):
             h = self._layer(depth, h, graph, weight)
         return self.decode(mean_pool(h, batch) if self.pool == "mean" else h)

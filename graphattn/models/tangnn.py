@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphattn.graph import CSRGraph, as_graph
-from graphattn.models.inputs import check_pe, check_pool
+from graphattn.models.inputs import check_pe, check_pool, edge_weights
 from graphattn.nn.blocks import make_norm, mean_pool, reset
 from graphattn.nn.top_m_attention import TopMAttention
 from graphattn.ops import aggregate, top_m
@@ -106,7 +106,7 @@ class TANGNN(nn.Module):
         check_pe(pe, self.pe_dim)
         graph = as_graph(graph, x.shape[0])
         h = self.lin_in(x if pe is None else torch.cat([x, pe.to(x.dtype)], dim=1))
-        weight = None if bias is None else bias.exp()
+        weight = edge_weights(bias, graph)
         for depth, layer in enumerate(self.layers):
             near, ids = self._drawn(graph, depth)
             factor = weight if weight is None or ids is None else weight[ids]

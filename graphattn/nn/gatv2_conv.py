@@ -41,7 +41,8 @@ class GATv2Conv(nn.Module):
         impl: Implementation of the attention (see :func:`graphattn.attention`).
         **kwargs: PyG's ``aggr``, ``flow`` and ``node_dim``, at the values this layer works with.
 
-    Memory O(N H D + E F); the scores [E, H] live as long as a call.
+    Memory O(N H D + E F); with edge features, and on the GPU, the scores [E, H] live as long as a
+    call.
     Paper: Brody et al., 2022, https://arxiv.org/abs/2105.14491.
 
     Example:

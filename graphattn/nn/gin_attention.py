@@ -117,4 +117,7 @@ class GINAttention(nn.Module):
 
     def __repr__(self) -> str:
         kind = self.weights.transform.kind
-        return f"{type(self).__name__}({self.channels}, heads={self.heads}, transform={kind!r})"
+        more = ", head_norm=True" if self.head_norm else ""
+        return (
+            f"{type(self).__name__}({self.channels}, heads={self.heads}, transform={kind!r}{more})"
+        )

@@ -105,7 +105,8 @@ def _pull(
         found = kernels(impl, "attention").attention_backward(
             pulls, query, key, value, done, *layouts, score, (*[False] * 4, needs[3])
         )
-        return found.query, found.key, found.value, found.att, None, None  # type: ignore[return-value]
+        nodes = (g if n else None for g, n in zip(found[:2], needs, strict=False))
+        return *nodes, found.value, found.att, None, None
     terms, options = (query, key, att, edge_attr, edge_proj), (activation, slope, impl)
     scores = scores_of_edges(*terms, rows, cols, *options)
     grads = []
@@ -213,6 +214,11 @@ def attend_by_reference(
     query, key, value, att, edge_attr, edge_proj, streams = given
     assert query is not None and key is not None and value is not None and att is not None
     layout = unflatten(rows)
+    if edge_attr is None:
+        score = _additive(att, streams, activation, slope, dropout_p)
+        done = reference_attention.attention_forward(query, key, value, layout, score)
+        assert done.out is not None and done.lse is not None
+        return done.out, done.lse
     scores = reference.additive_scores(
         query, key, att, edge_attr, edge_proj, layout, activation=activation, slope=slope
     )

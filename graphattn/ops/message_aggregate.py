@@ -127,6 +127,8 @@ def check_activation(activation: str, slope: float) -> None:
         raise ValueError(f"activation must be one of {known}, got {activation!r}")
     if isinstance(slope, Tensor):
         raise TypeError("slope must be a number, got a tensor; learned slopes are not supported")
+    if not math.isfinite(slope):
+        raise ValueError(f"slope must be finite, got {slope}; GATv2 has 0.2")
 
 
 def _check_rows(a: Tensor, b: Tensor, graph: CSRGraph, shape: tuple[int, ...]) -> None:

@@ -160,6 +160,11 @@ class NeighborLoader(NodeLoader):
                 disjoint=disjoint,
                 direction=direction,
             )
+        elif disjoint != neighbor_sampler.disjoint:
+            raise ValueError(
+                f"disjoint={disjoint}, but neighbor_sampler has disjoint="
+                f"{neighbor_sampler.disjoint}; build the sampler with it"
+            )
         super().__init__(
             data,
             neighbor_sampler,

@@ -27,9 +27,10 @@ class NeighborSampler(BaseSampler):  # type: ignore[misc]
     r"""Samples up to ``num_neighbors[h]`` edges of every node that hop h - 1 discovered.
 
     Without replacement every subset of a row's edges is equally likely; duplicate edges are edges
-    of their own. The row that a node draws in a hop depends on (seed, hop, node) alone, not on
-    threads; a node is expanded once, in the hop after the one that found it. Needs no pyg-lib and
-    no torch-sparse; also a PyG ``BaseSampler``.
+    of their own. The row that a node draws in a hop depends on (seed, hop, node) alone, and with
+    ``disjoint`` on the place of its own seed, not on threads; a node is expanded once (for each
+    seed), in the hop after the one that found it. Needs no pyg-lib and no torch-sparse; also a PyG
+    ``BaseSampler``.
 
     Args:
         data: PyG ``Data``, ``(FeatureStore, GraphStore)``, or anything that
@@ -119,7 +120,8 @@ class NeighborSampler(BaseSampler):  # type: ignore[misc]
         chosen = check_seeds(nodes, self.num_nodes, "nodes").numpy()
         scratch = kernels.Scratch(self.num_nodes) if self.disjoint else self._take_scratch()
         edges = kernels.induced_subgraph(*self._arrays(), chosen, scratch)
-        self._local.scratch = None if self.disjoint else scratch
+        if not self.disjoint:
+            self._local.scratch = scratch
         return self._output(chosen, *edges)
 
     def sample_from_nodes(
@@ -246,26 +248,28 @@ def local_graph(out: SamplerOutput) -> CSRGraph:
     return CSRGraph._trusted(indptr_from_counts(counts), indices, size, None)
 
 
-def hop_stars(out: SamplerOutput) -> tuple[CSRGraph, Tensor]:
+def hop_stars(out: SamplerOutput | Data) -> tuple[CSRGraph, Tensor]:
     """The graph in which every seed attends directly to all nodes that were found from it.
 
     Args:
-        out: Of a sampler with ``disjoint=True``.
+        out: Of a sampler with ``disjoint=True``, or a batch of such a loader.
 
     Returns:
-        ``(graph, hop)``: B rows (seeds), a column per sampled node, an edge for each of them in the
-        order of ``out.node``; and the hop ``[n]`` that found the node, 0 for the seeds. With
+        ``(graph, hop)``: B rows (seeds), a column per sampled node, an edge for each of them in
+        their order; and the hop ``[n]`` that found the node, 0 for the seeds. With
         :class:`graphattn.nn.HopBias`, attention over it is GOAT's local part.
 
     Raises:
         ValueError: The sample is not disjoint.
     """
-    if out.batch is None:
+    owner = out.batch
+    if owner is None:
         raise ValueError("a node has no one seed here; sample with disjoint=True")
-    sizes = torch.tensor(out.num_sampled_nodes)
-    hop = torch.arange(len(sizes)).repeat_interleave(sizes)
-    edges = torch.stack([torch.arange(len(out.node)), out.batch])
-    return CSRGraph.from_edge_index(edges, (len(out.node), int(sizes[0]))), hop
+    place = torch.arange(len(owner), device=owner.device)
+    first = torch.tensor(out.num_sampled_nodes).cumsum(0).to(owner.device)
+    hop = torch.searchsorted(first, place, right=True)
+    graph = CSRGraph.from_edge_index(torch.stack([place, owner]), (len(owner), int(first[0])))
+    return graph, hop
 
 
 def remember_graph(edge_index: Tensor, num_nodes: int) -> None:

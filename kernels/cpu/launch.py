@@ -238,6 +238,7 @@ def prepare(
 
     ``products``: whether the gated products are returned, or have a gradient.
     """
+    score.check_additive(products)
     storage, stored = storage_of(query.dtype, score, products)
     width, edge_attr = query.shape[3], score.edge_attr
     features = 0 if edge_attr is None else edge_attr.shape[1]

@@ -47,6 +47,7 @@ class Scratch:
         self.source, self.target, self.position = (np.empty(0, np.int64) for _ in range(3))
         self.filled = 0  # nodes found
         self.edges = 0  # edges drawn
+        self.copies = 1  # that a node can have
         self._make_table(size)
 
     def _make_table(self, size: int) -> None:
@@ -85,12 +86,12 @@ class Scratch:
         if self.owners is not None:
             self.owners[: len(seeds)] = np.arange(len(seeds))
         self.filled, self.edges = len(seeds), 0
+        self.copies = 1 if self.owners is None else len(seeds)
         self._insert(len(seeds))
 
     def most(self, edges: int) -> int:
         """The largest number of nodes there can be after ``edges`` more."""
-        copies = self.filled + edges
-        return copies if self.owners is not None else min(copies, self.num_nodes + self.filled)
+        return self.filled + min(edges, self.num_nodes * self.copies)
 
     def clear(self) -> None:
         """Forget the batch."""

@@ -64,7 +64,8 @@ def sort_by_target(
 ) -> None:
     """Fill ``indices`` [E] (sources) and ``ids`` [E] of edges by (target, source, id).
 
-    ``sources`` [C + 1], ``rows`` [R + 1]: offsets of either side. Memory: two integers per edge.
+    ``sources`` [C + 1], ``rows`` [R + 1]: offsets of either side. Memory: two integers per edge
+    and one per node of either side.
     """
     targets = np.empty(len(source), np.int32 if len(rows) <= 2**31 else np.int64)
     carried = np.empty(len(source), np.int32 if len(source) < 2**31 else np.int64)

@@ -3,6 +3,8 @@
 import copy
 import gc
 import pickle
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -54,6 +56,22 @@ def test_sorting_by_counting_is_stable_sorting(
         assert one.dtype == other.dtype and torch.equal(one, other)
     bare = sort.transpose_without_ids(*found[0][:2], 70)
     assert all(torch.equal(a, b) for a, b in zip(bare, found[0][3:5], strict=True))
+
+
+def test_few_edges_of_many_nodes_are_sorted_without_a_number_per_node() -> None:
+    assert sort._by_counting(torch.empty(40_000), 100_000) == sort.has_numba()
+    assert not sort._by_counting(torch.empty(40_000), 1_000_000)
+
+
+def test_graphs_are_built_without_numba() -> None:
+    code = (
+        "import sys; sys.modules['numba'] = None; import torch, graphattn.graph.sort as sort;"
+        "sort.has_numba = lambda: False; import graphattn as ga;"
+        "graph = ga.as_graph(torch.randint(0, 50, (2, 40_000)), 50);"
+        "assert graph.t().num_edges == 40_000;"
+        "sort.transpose_without_ids(graph.indptr, graph.indices, 50)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_unsorted_rows_are_sorted_and_keep_edge_ids() -> None:

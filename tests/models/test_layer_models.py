@@ -95,6 +95,9 @@ def test_layer_options_reach_the_layers() -> None:
 
 
 def test_refusals() -> None:
+    for kind in (TANGNN, SINC):
+        with pytest.raises(ValueError, match=r"bias must have shape \[150\]"):
+            kind(3, 8, 2, 2)(torch.randn(30, 3), ring(), bias=torch.zeros(151))
     with pytest.raises(ValueError, match="fanouts must be numbers of at least 1"):
         TANGNN(3, 8, 1, 1, fanouts=(0,))
     with pytest.raises(ValueError, match="layer must be one of gin, pna"):

@@ -11,7 +11,7 @@ from graphattn import CSRGraph
 from graphattn.kernels.reference.aggregate import REDUCTIONS
 from graphattn.kernels.reference.message import ACTIVATIONS
 from graphattn.nn import SINCConv
-from graphattn.ops.additive_op import attend_op
+from graphattn.ops.additive_op import attend_backward_op, attend_op
 from graphattn.ops.fused import flatten
 from graphattn.ops.message_op import message_op
 from tests.ops.conftest import messy_graph
@@ -147,7 +147,13 @@ def test_operators_are_sound(graph: CSRGraph) -> None:
     torch.library.opcheck(message_op, (*given, rows, cols, "tanh", 0.0, "sum", "cpu"))
     query, key, extra = make(graph, 3, 5, False, 0, (1,))
     given = (query, key, leaf(1, graph.num_cols, 3, 4), leaf(3, 5), None, None, None)
-    torch.library.opcheck(attend_op, (*given, rows, cols, "leaky_relu", 0.2, 0.0, "cpu"))
+    options = rows, cols, "leaky_relu", 0.2, 0.0, "cpu"
+    torch.library.opcheck(attend_op, (*given, *options))
+    plain = [t if t is None else t.detach() for t in given]
+    out, lse = attend_op(*plain, *options)
+    for needs in ([True, True, True, True, False, False], [False, True, True, False, False, False]):
+        pulled = torch.randn_like(out), None, out, lse, *plain, *options, needs
+        torch.library.opcheck(attend_backward_op, pulled)
 
 
 def test_compiles_in_one_piece(graph: CSRGraph) -> None:

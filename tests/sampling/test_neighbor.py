@@ -86,6 +86,13 @@ def test_disjoint_samples_of_seeds_never_meet(edges: Tensor, data: Data) -> None
     assert sampler.sample(seeds, seed=3).batch is not None
 
 
+def test_room_of_a_disjoint_sample_is_that_of_its_copies() -> None:
+    dense = torch.cartesian_prod(torch.arange(60), torch.arange(60)).t()
+    sampler = NeighborSampler(ga.as_graph(dense, 60), [-1, -1, -1], disjoint=True)
+    out = sampler.sample(torch.arange(60))
+    assert len(out.node) == 3600 and len(sampler._local.scratch.nodes) < 3 * 3600
+
+
 def test_hops_have_the_mass_that_their_bias_says(edges: Tensor) -> None:
     sampler = NeighborSampler(ga.as_graph(edges, 300), [6, 5, 4], disjoint=True)
     out = sampler.sample(torch.arange(0, 300, 10))
@@ -102,6 +109,15 @@ def test_hops_have_the_mass_that_their_bias_says(edges: Tensor) -> None:
     assert bool(there.sum(1).min() < 4) and bool(there.all(1).any())
     with pytest.raises(ValueError, match=r"hop must lie in \[0, 2\], got 0 to 3"):
         HopBias(2, 2)(star, hop)
+    whole = Data(edge_index=edges, num_nodes=300)
+    loader = NeighborLoader(whole, [6, 5], torch.arange(9), disjoint=True, batch_size=9)
+    (batch,) = loader
+    star, hop = hop_stars(batch)
+    assert star.num_rows == 9 and int((hop == 0).sum()) == 9 and hop.max() == 2
+    sampled = torch.compile(bias, fullgraph=True, backend="aot_eager")(star, hop)
+    assert torch.equal(sampled, bias(star, hop))
+    with pytest.raises(TypeError, match="hop must be integers"):
+        bias(star, hop.float())
     with pytest.raises(ValueError, match="sample with disjoint=True"):
         hop_stars(NeighborSampler(ga.as_graph(edges, 300), [2]).sample([1]))
 
@@ -267,6 +283,8 @@ def test_wrong_input(data: Data) -> None:
         NodeLoader(data, sampler, None, torch.arange(300))  # PyG's input_time
     with pytest.raises(ValueError, match="direction must be one of"):
         NeighborSampler(data, [3], direction="up")
+    with pytest.raises(ValueError, match="but neighbor_sampler has disjoint=False"):
+        NeighborLoader(data, [3], disjoint=True, neighbor_sampler=sampler)
     with pytest.raises(ValueError, match="disjoint samples have the edges that were drawn"):
         NeighborLoader(data, [3], disjoint=True, subgraph_type="induced")
     with pytest.raises(ValueError, match="parts must be in"):
