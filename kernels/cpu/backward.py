@@ -8,7 +8,16 @@ from torch import Tensor
 from graphattn.kernels.cpu.backward_columns import backward_columns
 from graphattn.kernels.cpu.backward_rows import backward_rows
 from graphattn.kernels.cpu.handed import columns_handed
-from graphattn.kernels.cpu.launch import Argument, Launch, address, cut, plain, plain_table, prepare
+from graphattn.kernels.cpu.launch import (
+    Argument,
+    Launch,
+    address,
+    as_dtype,
+    cut,
+    plain,
+    plain_table,
+    prepare,
+)
 from graphattn.kernels.cpu.pages import empty, zeros
 from graphattn.kernels.cpu.shares import Share, add_parts, shares
 from graphattn.kernels.layout import Layout
@@ -67,7 +76,7 @@ def attention_backward(
 
 
 def _cut_att(summed: Tensor, att: Tensor) -> Tensor:
-    return summed[: att.shape[0], : att.shape[1]].to(att.dtype)
+    return as_dtype(summed[: att.shape[0], : att.shape[1]], att.dtype)
 
 
 def _given(tensor: Tensor | None) -> Tensor:
