@@ -180,7 +180,7 @@ def test_memory_is_graph_and_result(mode: str, direction: str) -> None:
         size_of_table = table.nbytes
         del table
     # The graph turned round is as large as the graph; beside it lie a few numbers per node.
-    few = 64 * size if direction == "out" else 0
+    few = 96 * size if direction == "out" else 0
     assert min(used) <= size_of_table + bytes_of_graph + few, f"{min(used) / 2**20:.1f} MiB"
 
 
