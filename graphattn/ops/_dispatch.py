@@ -7,9 +7,10 @@ from importlib.util import find_spec
 import torch
 
 from graphattn.errors import BackendUnavailable
+from graphattn.graph.sort import has_numba
 
 IMPLS = ("auto", "reference", "cpu", "triton")
-HAS_NUMBA = find_spec("numba") is not None
+HAS_NUMBA = has_numba()
 HAS_TRITON = find_spec("triton") is not None
 _warned: set[str] = set()
 

@@ -50,9 +50,8 @@ def attention_backward(
     in float32: beyond |lse| = 1e7 it cannot hold the log n of n equal logits, and their weights
     here come out as up to 1 instead of 1 / n. A mask of -inf has no such limit, one of
     ``finfo.min`` has it where it masks a whole row. Memory: the gradients, two numbers per row and
-    head, up to 64 copies of a bias table or of
-    att, copies of node tensors whose widths need padding, and
-    with edge features two numbers per batch entry, edge and padded head.
+    head, up to 64 copies of a bias table or of att, copies of node tensors whose widths need
+    padding, and with edge features two numbers per batch entry, edge and padded head.
     """
     score = plain_table(score, rows, value is None or grads.gated is not None)
     call = prepare(query, key, value, BACKWARD_BLOCK, score, grads.gated is not None)
