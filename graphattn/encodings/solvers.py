@@ -10,6 +10,7 @@ import torch
 from graphattn.encodings import filters
 from graphattn.encodings.choose import choose_for_mesh, estimate_gap
 from graphattn.encodings.closed_form import closed_pairs
+from graphattn.encodings.communities import community_pairs
 from graphattn.encodings.device import DeviceLaplacian
 from graphattn.encodings.krylov import Search, basis_size, block_lanczos
 from graphattn.encodings.multigrid import fills_the_space, multigrid_pairs
@@ -61,8 +62,15 @@ class _Route:
         self.matrix, self.count, self.tol, self.max_iter = matrix, count, tol, max_iter
 
     def auto(self) -> tuple[torch.Tensor, float]:
-        """Lanczos steps on ``c I - L`` until the gap is known; then on with them or another way."""
-        search = self.search(filters.complement(self.matrix), single=self.tol >= _SINGLE_TOL)
+        """By the communities if there are any, where a rough answer will do.
+
+        Else Lanczos steps on ``c I - L`` until the gap is known; then on with them or another way.
+        """
+        loose = self.tol >= _SINGLE_TOL
+        found = community_pairs(self.matrix, self.count, self.tol) if loose else None
+        if found is not None:
+            return found
+        search = self.search(filters.complement(self.matrix), single=loose)
         basis = search.basis()
         gap = estimate_gap(search, basis)
         bound = self.matrix.laplacian.bound

@@ -1,0 +1,120 @@
+"""Label propagation: communities of a graph in a few passes over its edges.
+
+Raghavan, Albert and Kumara, "Near linear time algorithm to detect community structures in
+large-scale networks" (2007). One node after the other, on one thread, without the GIL: the order
+decides the result, and is the caller's.
+"""
+
+import numpy as np
+
+from graphattn.kernels.cpu.arrays import ArrayKernel, prefetch
+
+_AHEAD = 8  # nodes between asking for a row and reading it
+_LINE = 16  # indices of a cache line
+
+
+def _sweep(version, indptr, indices, weights, order, labels, score):
+    """Each node of ``order`` takes the heaviest label around it; how many changed theirs.
+
+    A node's own label stays unless another weighs more, of equal others the first to weigh that
+    wins. ``score`` is zero for every label, before and after.
+    """
+    moved, last = 0, order.shape[0] - 1
+    around = np.empty(np.diff(indptr).max(), labels.dtype)
+    for at in range(order.shape[0]):
+        node = order[at]
+        prefetch(indptr, order[min(at + 2 * _AHEAD, last)])
+        ahead = indptr[order[min(at + _AHEAD, last)]]
+        for line in range(0, 2 * _LINE, _LINE):
+            prefetch(indices, ahead + line)
+            prefetch(weights, ahead + line)
+        begin, size = indptr[node], indptr[node + 1] - indptr[node]
+        own = labels[node]
+        best, most = own, score[own]
+        for entry in range(size):
+            other = indices[begin + entry]
+            label = labels[other]
+            around[entry] = label
+            if other != node:
+                score[label] += weights[begin + entry]
+                if score[label] > most:
+                    best, most = label, score[label]
+        if most > score[own]:
+            labels[node] = best
+            moved += 1
+        for entry in range(size):
+            score[around[entry]] = 0
+    return moved
+
+
+def _moments(version, indptr, indices, weights, scale, labels, first, second):
+    """Add ``P' A P`` to ``first`` and ``P' A A P`` to ``second`` ``[c, c]``.
+
+    P ``[N, c]`` has ``scale`` of a node in the column of its label; row by row of ``A P``.
+    """
+    count = first.shape[0]
+    seen, image = np.full(count, -1, np.int64), np.zeros(count)
+    around = np.empty(count, np.int64)
+    for row in range(indptr.shape[0] - 1):
+        size = 0
+        for entry in range(indptr[row], indptr[row + 1]):
+            column = indices[entry]
+            label = labels[column]
+            if seen[label] != row:
+                seen[label] = row
+                around[size] = label
+                image[label] = 0
+                size += 1
+            image[label] += weights[entry] * scale[column]
+        for a in range(size):
+            first[labels[row], around[a]] += scale[row] * image[around[a]]
+            for b in range(size):
+                second[around[a], around[b]] += image[around[a]] * image[around[b]]
+
+
+_sweep_labels = ArrayKernel(_sweep)
+_add_moments = ArrayKernel(_moments)
+
+
+def propagate_labels(
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    weights: np.ndarray,
+    order: np.ndarray,
+    sweeps: int,
+    settled: int,
+) -> np.ndarray:
+    """A label per node ``[N]``, numbered from 0 by the first node that has it.
+
+    Args:
+        indptr, indices, weights: A square CSR and the weight of every entry; a node's entry with
+            itself does not count.
+        order: The nodes in the order of a sweep.
+        sweeps: At most so many.
+        settled: Stop after a sweep that moved no more nodes.
+
+    Memory: three numbers per node.
+    """
+    size = len(indptr) - 1
+    labels, score = np.arange(size, dtype=indices.dtype), np.zeros(size, weights.dtype)
+    for _ in range(sweeps):
+        if _sweep_labels(indptr, indices, weights, order, labels, score) <= settled:
+            break
+    names, first, labels = np.unique(labels, return_index=True, return_inverse=True)
+    rank = np.empty(len(names), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(names))
+    return rank[labels]
+
+
+def community_moments(
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    weights: np.ndarray,
+    scale: np.ndarray,
+    labels: np.ndarray,
+    count: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """``P' A P`` and ``P' A A P`` ``[count, count]``: see :func:`_moments`. A is symmetric."""
+    first, second = np.zeros((count, count)), np.zeros((count, count))
+    _add_moments(indptr, indices, weights, scale, labels, first, second)
+    return first, second
