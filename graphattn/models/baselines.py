@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from graphattn.graph import CSRGraph, as_graph
 from graphattn.graph.kept import once_per_graph, per_node
 from graphattn.models.inputs import check_pe, check_pool
-from graphattn.nn.blocks import check_heads, make_norm, mean_pool, reset
+from graphattn.nn.blocks import Linear, check_heads, make_norm, mean_pool, reset
 
 _ROWS = 1 << 18  # rows looked at for self-loops at a time
 
@@ -47,13 +47,13 @@ class _TunedGNN(nn.Module):
         self.dropout = dropout
         self.input_dropout = input_dropout
         width = in_channels + pe_dim
-        self.lin_in = nn.Linear(width, hidden_channels) if input_linear else None
+        self.lin_in = Linear(width, hidden_channels) if input_linear else None
         widths = [hidden_channels if input_linear or i else width for i in range(num_layers)]
         self.convs = nn.ModuleList(self.make_conv(w, hidden_channels, heads) for w in widths)
-        self.skips = nn.ModuleList(nn.Linear(w, hidden_channels) for w in widths if residual)
+        self.skips = nn.ModuleList(Linear(w, hidden_channels) for w in widths if residual)
         self.norms = nn.ModuleList(make_norm(norm, hidden_channels) for _ in widths)
         final = hidden_channels if input_linear or num_layers else width
-        self.lin_out = nn.Linear(final, out_channels)
+        self.lin_out = Linear(final, out_channels)
 
     def make_conv(self, in_channels: int, out_channels: int, heads: int) -> nn.Module:
         """PyG's convolution for one layer."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from graphattn.graph import CSRGraph, as_graph
 from graphattn.models.inputs import check_pe, check_pool
 from graphattn.models.laplacian_transformer import LaplacianTransformer
-from graphattn.nn.blocks import check_heads, make_norm, mean_pool, reset
+from graphattn.nn.blocks import Linear, check_heads, make_norm, mean_pool, reset
 from graphattn.ops import attention
 
 VARIANTS = ("gt", "gt-sep")
@@ -83,9 +83,9 @@ class GraphTransformer(nn.Module):
         self.pe_dim = pe_dim
         self.pool = pool
         self.input = nn.Sequential(
-            nn.Linear(in_channels, hidden_channels), nn.Dropout(dropout), nn.GELU()
+            Linear(in_channels, hidden_channels), nn.Dropout(dropout), nn.GELU()
         )
-        self.lin_pe = nn.Linear(pe_dim, hidden_channels) if pe_dim else None
+        self.lin_pe = Linear(pe_dim, hidden_channels) if pe_dim else None
         self.blocks = nn.ModuleList(
             PreNormBlock(
                 hidden_channels,
@@ -101,7 +101,7 @@ class GraphTransformer(nn.Module):
             for depth in range(num_layers)
         )
         self.norm = make_norm(norm, hidden_channels)
-        self.lin_out = nn.Linear(hidden_channels, out_channels)
+        self.lin_out = Linear(hidden_channels, out_channels)
 
     @property
     def self_loops(self) -> bool:
@@ -178,17 +178,17 @@ class PreNormBlock(nn.Module):
         self.layer = layer
         self.takes_bias = layer is None or "bias" in inspect.signature(layer.forward).parameters
         if layer is None:
-            self.lin_query = nn.Linear(channels, channels)
-            self.lin_key = nn.Linear(channels, channels)
-            self.lin_value = nn.Linear(channels, channels)
-            self.lin_out = nn.Linear(channels * (2 if separate else 1), channels)
+            self.lin_query = Linear(channels, channels)
+            self.lin_key = Linear(channels, channels)
+            self.lin_value = Linear(channels, channels)
+            self.lin_out = Linear(channels * (2 if separate else 1), channels)
         self.dropout = nn.Dropout(dropout)
         self.norm2 = make_norm(norm, channels)
         self.feed_forward = nn.Sequential(
-            nn.Linear(channels, channels),
+            Linear(channels, channels),
             nn.Dropout(dropout),
             nn.GELU(),
-            nn.Linear(channels, channels),
+            Linear(channels, channels),
             nn.Dropout(dropout),
         )
 

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from graphattn.nn.blocks import Linear
 from graphattn.nn.image_blocks import Stage
 
 POOLS = ("avg", "")
@@ -126,7 +127,7 @@ class ImageClassifier(nn.Module):
         self.num_classes = num_classes
         self.head: nn.Module = nn.Identity()
         if num_classes > 0:
-            self.head = nn.Linear(self.num_features, num_classes)
+            self.head = Linear(self.num_features, num_classes)
             initialise(self.head)
             self.head.to(next(self.patch_embed.parameters()))
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from graphattn.graph import as_graph
 from graphattn.models.inputs import check_pe, check_pool
-from graphattn.nn.blocks import mean_pool, reset
+from graphattn.nn.blocks import Linear, mean_pool, reset
 from graphattn.nn.graph_transformer_layer import GraphTransformerLayer
 
 
@@ -65,7 +65,7 @@ class LaplacianTransformer(nn.Module):
         self.pool = pool
         self.node_embedding = nn.Embedding(node_types, width)
         self.edge_embedding = None if edge_types is None else nn.Embedding(edge_types, width)
-        self.lin_pe = nn.Linear(pe_dim, width) if pe_dim else None
+        self.lin_pe = Linear(pe_dim, width) if pe_dim else None
         self.input_dropout = nn.Dropout(input_dropout)
         self.layers = nn.ModuleList(
             GraphTransformerLayer(
@@ -81,11 +81,11 @@ class LaplacianTransformer(nn.Module):
             for _ in range(num_layers)
         )
         self.readout = nn.Sequential(
-            nn.Linear(width, width // 2),
+            Linear(width, width // 2),
             nn.ReLU(),
-            nn.Linear(width // 2, width // 4),
+            Linear(width // 2, width // 4),
             nn.ReLU(),
-            nn.Linear(width // 4, out_channels),
+            Linear(width // 4, out_channels),
         )
 
     @classmethod

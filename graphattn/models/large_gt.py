@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from graphattn.graph.checks import check_places
 from graphattn.models.inputs import check_pe
-from graphattn.nn.blocks import make_norm, reset
+from graphattn.nn.blocks import Linear, make_norm, reset
 from graphattn.nn.codebook_attention import CodebookAttention
 from graphattn.nn.token_transformer import TokenTransformer
 
@@ -88,8 +88,8 @@ class LargeGT(nn.Module):
             )
         if variant != "local":
             self.mlp = nn.Sequential(
-                nn.Linear(in_channels, d), make_norm(norm, d), nn.ReLU(), nn.Dropout(dropout),
-                nn.Linear(d, d), nn.Linear(d, global_dim),
+                Linear(in_channels, d), make_norm(norm, d), nn.ReLU(), nn.Dropout(dropout),
+                Linear(d, d), Linear(d, global_dim),
             )  # fmt: skip
             codes = {"num_nodes": num_nodes, "num_codes": min(num_codes, num_nodes)}
             self.codebook = CodebookAttention(
@@ -97,10 +97,10 @@ class LargeGT(nn.Module):
             )
         widths = [wide * (2 if variant == "full" else 1), wide, d]
         parts = [
-            nn.Sequential(nn.Linear(a, b), make_norm(norm, b), nn.ReLU(), nn.Dropout(dropout))
+            nn.Sequential(Linear(a, b), make_norm(norm, b), nn.ReLU(), nn.Dropout(dropout))
             for a, b in zip(widths, widths[1:], strict=False)
         ]
-        self.head = nn.Sequential(*parts, nn.Linear(d, out_channels))
+        self.head = nn.Sequential(*parts, Linear(d, out_channels))
 
     def reset_parameters(self) -> None:
         """Draw new initial values for every part."""

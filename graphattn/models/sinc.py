@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from graphattn.graph import CSRGraph, as_graph
 from graphattn.models.inputs import check_pe, check_pool, edge_weights
-from graphattn.nn.blocks import make_norm, mean_pool, reset
+from graphattn.nn.blocks import Linear, make_norm, mean_pool, reset
 from graphattn.nn.sinc_conv import SINCConv
 
 
@@ -65,14 +65,14 @@ class SINC(nn.Module):
         self.slope, self.dropout, self.residual = slope, dropout, residual
         self.in_channels, self.pe_dim, self.pool = in_channels, pe_dim, pool
         width = hidden_channels
-        self.lin_in = nn.Linear(in_channels + pe_dim, width)
+        self.lin_in = Linear(in_channels + pe_dim, width)
         options: dict[str, Any] = {"aggr": aggr, "context": context, "slope": slope, "impl": impl}
         self.convs = nn.ModuleList(
             SINCConv(width, width, width, dropout=inner_dropout, **options)
             for _ in range(num_layers)
         )
         self.norms = nn.ModuleList(make_norm(norm, width) for _ in range(num_layers))
-        self.lin_out = nn.Linear(width, out_channels)
+        self.lin_out = Linear(width, out_channels)
 
     def reset_parameters(self) -> None:
         """Draw new initial values for every part."""

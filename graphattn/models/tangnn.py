@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from graphattn.graph import CSRGraph, as_graph
 from graphattn.models.inputs import check_pe, check_pool, edge_weights
-from graphattn.nn.blocks import make_norm, mean_pool, reset
+from graphattn.nn.blocks import Linear, make_norm, mean_pool, reset
 from graphattn.nn.top_m_attention import TopMAttention
 from graphattn.ops import aggregate, top_m
 
@@ -75,16 +75,16 @@ class TANGNN(nn.Module):
         self.in_channels = in_channels
         self.fanouts = None if fanouts is None else tuple(fanouts)
         self.dropout, self.residual, self.pe_dim, self.pool = dropout, residual, pe_dim, pool
-        self.lin_in = nn.Linear(in_channels + pe_dim, hidden_channels)
+        self.lin_in = Linear(in_channels + pe_dim, hidden_channels)
         self.layers = nn.ModuleList(
             _Layer(hidden_channels, heads, m, form, gate, dropout, norm, impl)
             for _ in range(num_layers)
         )
         self.head = nn.Sequential(
-            nn.Linear(hidden_channels, hidden_channels),
+            Linear(hidden_channels, hidden_channels),
             nn.ReLU(),
             nn.Dropout(dropout),
-            nn.Linear(hidden_channels, out_channels),
+            Linear(hidden_channels, out_channels),
         )
 
     def reset_parameters(self) -> None:
@@ -141,9 +141,9 @@ class _Layer(nn.Module):
         super().__init__()
         self.impl = impl
         self.norm = make_norm(norm, channels)
-        self.lin_self = nn.Linear(channels, channels)
-        self.lin_near = nn.Linear(channels, channels, bias=False)
-        self.lin_mix = nn.Linear(2 * channels, channels)
+        self.lin_self = Linear(channels, channels)
+        self.lin_near = Linear(channels, channels, bias=False)
+        self.lin_mix = Linear(2 * channels, channels)
         self.top = TopMAttention(channels, heads, m, form=form, gate=gate, dropout=dropout)
 
     def reset_parameters(self) -> None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphattn.graph.checks import check_places
-from graphattn.nn.blocks import reset
+from graphattn.nn.blocks import Linear, reset
 from graphattn.nn.sums import gathered, summed
 
 _EPS = 1e-5
@@ -94,9 +94,9 @@ class CodebookAttention(nn.Module):
         self.num_codes, self.decay, self.reseed = num_codes, decay, reseed
         self.legacy_init = legacy_init
         width = channels + pe_dim
-        self.lin_query = nn.Linear(width, heads * head_dim)
-        self.lin_key = nn.Linear(width, heads * head_dim)
-        self.lin_value = nn.Linear(channels, heads * head_dim)
+        self.lin_query = Linear(width, heads * head_dim)
+        self.lin_key = Linear(width, heads * head_dim)
+        self.lin_value = Linear(channels, heads * head_dim)
         for name in ("codes", "codes_out", "sums"):
             self.register_buffer(name, torch.empty(num_codes, width))
         self.register_buffer("counts", torch.empty(num_codes))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from graphattn.graph import CSRGraph
-from graphattn.nn.blocks import JoinHeads, LazyLinear, check_heads
+from graphattn.nn.blocks import JoinHeads, LazyLinear, Linear, check_heads
 from graphattn.nn.self_loops import loop_features, with_self_loops
 from graphattn.nn.transformer_conv import check_pyg_options, graph_of, source_and_target
 from graphattn.ops import additive_attention, additive_scores, edge_softmax
@@ -184,7 +184,7 @@ def _reset(layer: nn.Linear) -> None:
         nn.init.uniform_(layer.bias, -bound, bound)
 
 
-class _GlorotLinear(nn.Linear):
+class _GlorotLinear(Linear):
     """``nn.Linear`` with the initial values of PyG's under ``weight_initializer="glorot"``."""
 
     def reset_parameters(self) -> None:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphattn.nn.blocks import JoinHeads, reset
+from graphattn.nn.blocks import JoinHeads, Linear, reset
 from graphattn.nn.head_weights import HeadMLP, HeadWeights, recomputed
 from graphattn.ops import aggregate, attention
 
@@ -72,7 +72,7 @@ class GINAttention(nn.Module):
         self.mlp = mlp
         self.head_norm = head_norm
         self.join = JoinHeads(heads)
-        self.lin_out = nn.Linear(channels, channels) if out_proj else nn.Identity()
+        self.lin_out = Linear(channels, channels) if out_proj else nn.Identity()
 
     def reset_parameters(self) -> None:
         """Draw new initial values for every part."""

@@ -5,7 +5,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from graphattn.graph import as_graph
-from graphattn.nn.blocks import check_heads, check_nodes, make_norm, reset
+from graphattn.nn.blocks import Linear, check_heads, check_nodes, make_norm, reset
 from graphattn.ops import attention
 
 CLAMP = 5.0
@@ -72,11 +72,11 @@ class GraphTransformerLayer(nn.Module):
         self.top_m = top_m
         self.impl = impl
         norms = [name for name, on in (("layer", layer_norm), ("batch", batch_norm)) if on]
-        self.lin_query = nn.Linear(channels, channels, bias=False)
-        self.lin_key = nn.Linear(channels, channels, bias=False)
-        self.lin_value = nn.Linear(channels, channels, bias=False)
+        self.lin_query = Linear(channels, channels, bias=False)
+        self.lin_key = Linear(channels, channels, bias=False)
+        self.lin_value = Linear(channels, channels, bias=False)
         self.node_update = _Update(channels, channels, norms, dropout, residual)
-        self.lin_edge = None if edge_dim is None else nn.Linear(edge_dim, channels, bias=False)
+        self.lin_edge = None if edge_dim is None else Linear(edge_dim, channels, bias=False)
         self.edge_update = None
         if edge_dim is not None and update_edges:
             self.edge_update = _Update(channels, edge_dim, norms, dropout, residual)
@@ -179,13 +179,13 @@ class _Update(nn.Module):
         super().__init__()
         self.residual = residual
         self.dropout = nn.Dropout(dropout)
-        self.lin_out = nn.Linear(in_channels, channels)
+        self.lin_out = Linear(in_channels, channels)
         self.norm1 = nn.Sequential(*(make_norm(kind, channels) for kind in norms))
         self.feed_forward = nn.Sequential(
-            nn.Linear(channels, 2 * channels),
+            Linear(channels, 2 * channels),
             nn.ReLU(),
             nn.Dropout(dropout),
-            nn.Linear(2 * channels, channels),
+            Linear(2 * channels, channels),
         )
         self.norm2 = nn.Sequential(*(make_norm(kind, channels) for kind in norms))
 

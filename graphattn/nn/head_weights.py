@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from graphattn.graph import CSRGraph, as_graph
 from graphattn.nn.adjacency import AdjacencyTransform
-from graphattn.nn.blocks import check_features, check_heads, reset
+from graphattn.nn.blocks import Linear, check_features, check_heads, reset
 from graphattn.nn.sequences import causal_part, rotate, sequence_graph
 from graphattn.ops import attention_weights, edge_scores
 from graphattn.ops.checks import check_dropout
@@ -105,8 +105,8 @@ class HeadWeights(nn.Module):
         self.transform = kind or AdjacencyTransform(cast(str, transform))
         self.sharpness = nn.Parameter(torch.ones(()))
         count = 2 if differential else 1
-        self.lin_query = nn.ModuleList(nn.Linear(channels, channels) for _ in range(count))
-        self.lin_key = nn.ModuleList(nn.Linear(channels, channels) for _ in range(count))
+        self.lin_query = nn.ModuleList(Linear(channels, channels) for _ in range(count))
+        self.lin_key = nn.ModuleList(Linear(channels, channels) for _ in range(count))
         self.mix = None
         self.first_mix = 0.8 - 0.6 * math.exp(-0.3 * (layer - 1))
         if differential:

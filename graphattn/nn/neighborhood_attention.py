@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from graphattn.graph import GridGraph, ProductGraph, grid_blocks, shared
 from graphattn.graph.grid import per_axis
-from graphattn.nn.blocks import check_heads
+from graphattn.nn.blocks import Linear, check_heads
 from graphattn.ops import TableBias, attention
 from graphattn.ops.neighborhood import check_rpb
 
@@ -43,8 +43,8 @@ class GridAttention(nn.Module):
         self.head_dim = embed_dim // num_heads
         self.scale = self.head_dim**-0.5 if qk_scale is None else qk_scale
         self.attn_drop, self.impl = attn_drop, impl
-        self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=qkv_bias)
-        self.proj = nn.Linear(embed_dim, embed_dim)
+        self.qkv = Linear(embed_dim, 3 * embed_dim, bias=qkv_bias)
+        self.proj = Linear(embed_dim, embed_dim)
         self.proj_drop = nn.Dropout(proj_drop)
         table = None if relative_shape is None else torch.empty(num_heads, *relative_shape)
         self.rpb = None if table is None else nn.Parameter(table)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from graphattn.graph import CSRGraph
-from graphattn.nn.blocks import reset
+from graphattn.nn.blocks import Linear, reset
 from graphattn.nn.head_weights import HeadMLP, HeadWeights, recomputed, split_heads
 from graphattn.ops import aggregate, message_aggregate
 from graphattn.ops._dispatch import resolve
@@ -87,10 +87,10 @@ class PNAAttention(nn.Module):
         self.weights = HeadWeights(channels, heads, transform=transform, **options)
         width = channels // heads
         hidden = max(int(mlp_ratio * width), 1)
-        self.lin_value = nn.Linear(channels, channels)
+        self.lin_value = Linear(channels, channels)
         parts = 4 * len(self.scalers) * width
         self.mlp = HeadMLP(heads, parts, hidden, width, norm=False)
-        self.lin_out = nn.Linear(channels, channels)
+        self.lin_out = Linear(channels, channels)
 
     def reset_parameters(self) -> None:
         """Draw new initial values for every part."""

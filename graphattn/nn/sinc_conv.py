@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from graphattn.graph import CSRGraph, as_graph
 from graphattn.graph.kept import once_per_graph, per_node
 from graphattn.kernels.reference.message import ACTIVATIONS
-from graphattn.nn.blocks import check_nodes, reset
+from graphattn.nn.blocks import Linear, check_nodes, reset
 from graphattn.ops import aggregate, message_aggregate
 from graphattn.ops.checks import check_dropout, check_edge_tensor
 
@@ -75,12 +75,12 @@ class SINCConv(nn.Module):
         check_dropout(dropout)
         self.activation, self.slope = activation, slope
         self.aggr, self.context, self.dropout, self.impl = aggr, context, dropout, impl
-        self.lin_query = nn.Linear(in_channels, hidden_channels)
-        self.lin_key = nn.Linear(in_channels, hidden_channels, bias=False)
+        self.lin_query = Linear(in_channels, hidden_channels)
+        self.lin_key = Linear(in_channels, hidden_channels, bias=False)
         self.lin_context = None
         if context is not None:
-            self.lin_context = nn.Linear(in_channels, hidden_channels, bias=False)
-        self.lin_out = nn.Linear(hidden_channels, out_channels)
+            self.lin_context = Linear(in_channels, hidden_channels, bias=False)
+        self.lin_out = Linear(hidden_channels, out_channels)
 
     def reset_parameters(self) -> None:
         """Draw new initial values for every part."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphattn.graph import CSRGraph
-from graphattn.nn.blocks import check_features, reset
+from graphattn.nn.blocks import Linear, check_features, reset
 from graphattn.ops import aggregate
 from graphattn.ops.checks import check_dropout
 
@@ -97,13 +97,13 @@ class SparseGINAdapter(nn.Module):
         self.weighted, self.is_causal = weighted, is_causal
         self.self_only, self.remove_self, self.dropout = self_only, remove_self, dropout
         self.first = {"eps": eps, "scale": scale}
-        self.mix = nn.Sequential(nn.Linear(heads, 8), nn.SiLU(), nn.Linear(8, 1))
+        self.mix = nn.Sequential(Linear(heads, 8), nn.SiLU(), Linear(8, 1))
         self.mix = self.mix if combine == "mlp" else cast(Any, nn.Identity())
-        self.lin_in = nn.Linear(channels, hidden)
-        self.lin1, self.lin2 = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
+        self.lin_in = Linear(channels, hidden)
+        self.lin1, self.lin2 = Linear(hidden, hidden), Linear(hidden, hidden)
         self.inner = nn.Sequential(nn.LayerNorm(hidden) if norm else nn.Identity(), nn.PReLU())
         self.outer = nn.PReLU()
-        self.lin_out = nn.Linear(hidden, channels)
+        self.lin_out = Linear(hidden, channels)
         self.norm = nn.RMSNorm(channels)
         self.eps, self.scale = nn.Parameter(torch.tensor(eps)), nn.Parameter(torch.tensor(scale))
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from graphattn.nn.blocks import Linear
+
 
 class TokenTransformer(nn.Module):
     r"""One pre-norm attention block over the tokens of every node, read out from the first.
@@ -45,16 +47,16 @@ class TokenTransformer(nn.Module):
         wide = heads * channels
         self.heads, self.block_dropout = heads, block_dropout
         self.mlp = nn.Sequential(
-            nn.Linear(in_channels, channels),
+            Linear(in_channels, channels),
             nn.ReLU(),
             nn.Dropout(dropout),
-            nn.Linear(channels, channels),
-            nn.Linear(channels, channels),
+            Linear(channels, channels),
+            Linear(channels, channels),
         )
         self.norm_in, self.norm_out = nn.LayerNorm(channels), nn.LayerNorm(wide)
-        self.lin_query, self.lin_key, self.lin_value = (nn.Linear(channels, wide) for _ in range(3))
-        self.lin_out, self.lin_skip = nn.Linear(wide, wide), nn.Linear(channels, wide)
-        self.lin_read = nn.Linear(2 * wide, 1)
+        self.lin_query, self.lin_key, self.lin_value = (Linear(channels, wide) for _ in range(3))
+        self.lin_out, self.lin_skip = Linear(wide, wide), Linear(channels, wide)
+        self.lin_read = Linear(2 * wide, 1)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from graphattn.encodings.checks import check_batch
 from graphattn.graph import CSRGraph
-from graphattn.nn.blocks import check_heads, check_nodes, mean_pool, reset
+from graphattn.nn.blocks import Linear, check_heads, check_nodes, mean_pool, reset
 from graphattn.ops import attention, shared_key_attention
 from graphattn.ops.top_m import check_m
 
@@ -68,10 +68,10 @@ class TopMAttention(nn.Module):
         self.channels, self.heads, self.m, self.form, self.gate = channels, heads, m, form, gate
         self.vector = nn.Parameter(torch.empty(channels), requires_grad=gate != "none")
         if form == "attention":
-            self.lin_query = nn.Linear(channels, channels)
-            self.lin_key = nn.Linear(channels, channels)
-            self.lin_value = nn.Linear(channels, channels)
-            self.lin_out = nn.Linear(channels, channels)
+            self.lin_query = Linear(channels, channels)
+            self.lin_key = Linear(channels, channels)
+            self.lin_value = Linear(channels, channels)
+            self.lin_out = Linear(channels, channels)
         else:
             self.block = _PooledBlock(channels, heads, dropout)
         nn.init.normal_(self.vector)
@@ -174,15 +174,15 @@ class _PooledBlock(nn.Module):
     def __init__(self, channels: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
-        self.lin_in = nn.Linear(channels, 3 * channels)
-        self.lin_out = nn.Linear(channels, channels)
+        self.lin_in = Linear(channels, 3 * channels)
+        self.lin_out = Linear(channels, channels)
         self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.dropout = nn.Dropout(dropout)
         self.feed_forward = nn.Sequential(
-            nn.Linear(channels, 4 * channels),
+            Linear(channels, 4 * channels),
             nn.ReLU(),
             nn.Dropout(dropout),
-            nn.Linear(4 * channels, channels),
+            Linear(4 * channels, channels),
         )
 
     def forward(self, x: Tensor, owner: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from graphattn.graph import CSRGraph, as_graph
-from graphattn.nn.blocks import JoinHeads, LazyLinear, check_heads, check_nodes, linear
+from graphattn.nn.blocks import JoinHeads, LazyLinear, Linear, check_heads, check_nodes, linear
 from graphattn.ops import attention, attention_weights
 
 _PYG_OPTIONS: dict[str, tuple[Any, ...]] = {
@@ -92,7 +92,7 @@ class TransformerConv(nn.Module):
         self.lin_edge = None if edge_dim is None else linear(edge_dim, wide, bias=False)
         self.lin_skip = linear(target, skip, bias)
         self.join = JoinHeads(heads, concat)
-        self.lin_beta = nn.Linear(3 * skip, 1, bias=False) if self.beta else None
+        self.lin_beta = Linear(3 * skip, 1, bias=False) if self.beta else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
