@@ -70,11 +70,13 @@ def laplacian_pe(
             features 1e-2 is often enough and several times faster. Where many eigenvalues lie
             close together (communities), which of them come back is open within ``4 tol``.
         method: ``"auto"`` takes a closed form where the graph is a path, cycle, torus or complete
-            (with ``None`` also a grid); else a few Lanczos steps estimate the gap. A resolved one
-            (communities, hubs) is solved on by ``"lanczos"``; for meshes a breadth-first search
-            decides among ``"shift-invert"`` (a sparse factor, on the CPU), ``"chebyshev"``
-            (Lanczos on a filter: no factor, on the graph's device) and, where pyamg is installed,
-            ``"multigrid"`` (LOBPCG, on the CPU). Very small graphs are solved by ``"dense"``.
+            (with ``None`` also a grid); where ``tol >= 5e-3`` the communities that label
+            propagation finds, if the answer from them passes its checks (needs Numba); else a few
+            Lanczos steps estimate the gap. A resolved one (communities, hubs) is solved on by
+            ``"lanczos"``; for meshes a breadth-first search decides among ``"shift-invert"`` (a
+            sparse factor, on the CPU), ``"chebyshev"`` (Lanczos on a filter: no factor, on the
+            graph's device) and, where pyamg is installed, ``"multigrid"`` (LOBPCG, on the CPU).
+            Very small graphs are solved by ``"dense"``.
         max_iter: Bound on the vectors that the last search multiplies (``"chebyshev"``: filters,
             ``"shift-invert"``: solves with), k of them at least; the steps that estimate the gap or
             find a filter come on top. For ``"multigrid"`` a bound on LOBPCG steps. When it runs
