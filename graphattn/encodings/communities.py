@@ -23,6 +23,7 @@ _EXTRA = 4  # vectors beyond the wanted ones
 _PASSES = 3  # of the filter; one or two are enough where communities are what they seem
 _STEPS, _BLOCK = 12, 4  # of the search for what the communities do not hold
 _GUARD = 0.1  # relative residual at which it has found the smallest value there
+_UNCOUPLED = 1e-3  # of a value: less than that is rounding
 _MORE_NOISE = 1.25  # in communities that are not carried
 _ROOM = 0.8  # the filter's cut, of that value
 _OPEN = 4  # tolerances: a value that is returned may be too large by so many
@@ -49,16 +50,16 @@ class _Communities:
         laplacian = replace(matrix.laplacian, labels=self.labels, mass=self.mass)
         return DeviceLaplacian(laplacian, matrix.device, matrix.threads).project
 
-    def least(self, first: int, count: int, gap: float) -> Array:
+    def least(self, first: int, count: int, pull: float) -> Array:
         r"""Eigenvalues ``first``, ``first + 1``, ... of L, if L on the complement is larger.
 
         An eigenvalue x of L is one of ``inner - B' (L - x)^{-1} B`` with B what couples the two,
-        ``B' B = outer``; ``gap`` stands for ``L - x`` on the complement.
+        ``B' B = outer``; ``pull`` stands for the inverse.
         """
         from scipy.linalg import eigh
 
         span = first, first + count - 1
-        return eigh(self.inner - self.outer / gap, eigvals_only=True, subset_by_index=span)
+        return eigh(self.inner - pull * self.outer, eigvals_only=True, subset_by_index=span)
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,14 @@ class _Start:
     values: Array
     vectors: Array
     coupled: Array
+
+    def pull(self, found: Array) -> float:
+        """How far coupling pulled the values down to those ``found``, per unit of it, at most."""
+        import numpy as np
+
+        clear = self.coupled > (_UNCOUPLED * self.values) ** 2
+        down = (self.values - found) / np.where(clear, self.coupled, np.inf)
+        return float(down.max(initial=0.0))
 
 
 def community_pairs(matrix: DeviceLaplacian, count: int, tol: float) -> tuple[Tensor, float] | None:
@@ -111,8 +120,8 @@ def community_pairs(matrix: DeviceLaplacian, count: int, tol: float) -> tuple[Te
     if found is None:
         return None
     values, vectors, residual = found
-    gap = float((start.coupled / (start.values - values)).min()) / _MORE_NOISE
-    least = communities.least(laplacian.nullity, count, gap)
+    pull = _MORE_NOISE * start.pull(values)
+    least = communities.least(laplacian.nullity, count, pull)
     if (least < values[:count] - _OPEN * tol * values[count - 1]).any():
         return None
     return vectors, residual

@@ -95,6 +95,20 @@ def test_communities_in_pieces_are_as_good(monkeypatch, taken):
     assert taken == [True, True]
 
 
+def test_communities_without_noise(make, oracle, taken):
+    """Cliques joined node by node in a ring: the communities' vectors are eigenvectors."""
+    cliques, size = 24, 30
+    inside = [(a, b) for a in range(size) for b in range(a)]
+    pairs = [(c * size + a, c * size + b) for c in range(cliques) for a, b in inside]
+    pairs += [
+        (c * size + a, (c + 1) % cliques * size + a) for c in range(cliques) for a in range(size)
+    ]
+    graph = make["undirected"](pairs, cliques * size)
+    values, _ = laplacian_pe(graph, 6, tol=2e-2, **F64)
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(oracle(graph))[1:7], rtol=1e-3)
+    assert taken == [True]
+
+
 def test_not_where_they_are_no_use(make, taken):
     random = ga.as_graph(communities(1500, 1, 12, 0)[0], 1500)  # one community
     mesh = ga.as_graph(grid(40, 40, 4), 1600)
