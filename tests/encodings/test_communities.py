@@ -97,7 +97,7 @@ def test_communities_in_pieces_are_as_good(monkeypatch, taken):
 
 def test_communities_without_noise(make, oracle, taken):
     """Cliques joined node by node in a ring: the communities' vectors are eigenvectors."""
-    cliques, size = 24, 30
+    cliques, size = 24, 40
     inside = [(a, b) for a in range(size) for b in range(a)]
     pairs = [(c * size + a, c * size + b) for c in range(cliques) for a, b in inside]
     pairs += [

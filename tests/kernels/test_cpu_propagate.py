@@ -19,8 +19,10 @@ def plain_labels(matrix, order, sweeps):
     for _ in range(sweeps):
         for node in order:
             around, best, most = {}, None, 0.0
-            span = slice(matrix.indptr[node], matrix.indptr[node + 1])
-            for other, weight in zip(matrix.indices[span], matrix.data[span], strict=True):
+            entries = range(matrix.indptr[node], matrix.indptr[node + 1])
+            turn = int(node) * 40_503 % max(len(entries), 1)
+            for entry in (*entries[turn:], *entries[:turn]):
+                other, weight = matrix.indices[entry], matrix.data[entry]
                 if other == node:
                     continue
                 label = labels[other]
