@@ -12,6 +12,7 @@ from graphattn.encodings.operator import Laplacian
 Array = Any  # numpy.ndarray
 
 _STEPS = 10  # of blocks of 4: as much as 20 single steps and more tell about the gap
+_RISING = 6  # steps one after the other of which each left a larger relative residual
 _RESOLVED = 0.5  # relative residual of the lowest pair at which its eigenvalue is no guess
 _LEVELS_SEEN = 20_000  # a search this deep settles the choice
 
@@ -35,13 +36,19 @@ class Gap:
 
 
 def estimate_gap(search: Search, basis: Basis) -> Gap:
-    """Take the first steps of ``search``, whose operator is ``c I - L``; they are not lost."""
+    """Take the first steps of ``search``, whose operator is ``c I - L``; they are not lost.
+
+    On a mesh the relative residual rises with every step: after some of them that is settled.
+    """
+    rising, found = 0, Gap(0.0, 0.0)
     for _ in range(_STEPS):
-        if basis.full:
+        if basis.full or (rising >= _RISING and not found.resolved):
             break
         basis.step()
-    value = float(search.spread(basis.values[:1]))
-    return Gap(value, float(basis.residuals(1)) / max(value, 1e-300))
+        value = float(search.spread(basis.values[:1]))
+        before, found = found, Gap(value, float(basis.residuals(1)) / max(value, 1e-300))
+        rising = rising + 1 if found.residual > before.residual else 0
+    return found
 
 
 def choose_for_mesh(laplacian: Laplacian, on_gpu: bool) -> str:
