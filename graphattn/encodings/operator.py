@@ -96,7 +96,7 @@ def build_laplacian(adjacency: Matrix, normalized: bool) -> Laplacian:
     else:
         matrix = sparse.diags_array(degree) - adjacency
     labels, mass = _components(adjacency, root)
-    bound = 2.0 if normalized else 2 * float(degree.max(initial=0.5))
+    bound = 2.0 if normalized else 2 * float(degree.max(initial=0.0)) or 1.0
     return Laplacian(sparse.csr_array(matrix), root, labels, mass, bound, nodes)
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
+from math import log2
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ Array = Any  # numpy.ndarray
 METHODS = ("auto", "dense", "lanczos", "chebyshev", "shift-invert", "multigrid")
 
 DENSE_SIZE = 600  # up to here a dense solve takes about as long as setting up anything else
+_SCALES = 1e6  # of the spectrum: beyond, or below its inverse, squares in float32 may vanish
 _BLOCK = 8  # vectors at once where a product with several costs little more than with one
 _FEW = 4  # vectors at once where each should reach as far as it can
 _SINGLE_TOL = 5e-3  # float32 carries a residual of this size ...
@@ -40,6 +43,11 @@ def smallest_pairs(
 
     ``residual`` is ``max ||L u - lambda u|| / lambda_count``; 0 for a dense solve.
     """
+    if not 1 / _SCALES < laplacian.bound < _SCALES:
+        scale = 2.0 ** round(log2(laplacian.bound))
+        near = replace(laplacian, matrix=laplacian.matrix / scale, bound=laplacian.bound / scale)
+        values, vectors, residual = smallest_pairs(near, count, method, tol, max_iter, device)
+        return values * scale, vectors, residual
     rank = laplacian.size - laplacian.nullity
     tiny = rank <= basis_size(count, _BLOCK) + _BLOCK  # a basis would span everything
     with one_thread() as threads:

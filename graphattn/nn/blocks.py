@@ -10,11 +10,15 @@ NORMS = ("layer", "batch", "none")
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` by :func:`graphattn.ops.linear.linear`: faster over many nodes on the CPU."""
+    """``nn.Linear`` by :func:`graphattn.ops.linear.linear`: faster over many nodes on the CPU.
 
-    def forward(self, x: Tensor) -> Tensor:
+    What looks for the exact type (``torch.ao.quantization.quantize_dynamic``) does not see it, what
+    asks ``isinstance`` does.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
         """``[..., in_features]`` -> ``[..., out_features]``."""
-        return linear_map(x, self.weight, self.bias)
+        return linear_map(input, self.weight, self.bias)
 
 
 class LazyLinear(nn.LazyLinear):

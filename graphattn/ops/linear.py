@@ -1,6 +1,7 @@
 """Linear maps whose large results and gradients lie on huge pages."""
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
@@ -29,45 +30,52 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         ``[..., out]``.
     """
-    if _is_large(x, weight) and not _is_special(x, weight, bias):
-        found: Tensor = _apply(x, weight, bias)
-        return found
-    return F.linear(x, weight, bias)
+    if _is_watched() or not _is_large(x, weight) or not _is_plain(x, weight, bias):
+        return F.linear(x, weight, bias)
+    return _apply(x, weight, bias)
+
+
+def _is_watched() -> bool:
+    """Whether a compiler, a tracer, a mode or a transform wants to see torch's operators."""
+    traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    return traced or is_watched() or forward_ad._current_level >= 0
 
 
 def _is_large(x: Tensor, weight: Tensor) -> bool:
     """Whether a result or a gradient is."""
-    if x.dim() < 2 or weight.dim() != 2 or x.device.type != "cpu" or x.shape[-1] == 0:
+    if x.device.type != "cpu" or x.is_nested or x.dim() < 2 or weight.dim() != 2:
         return False
-    rows = x.numel() // x.shape[-1]
+    rows = x.numel() // max(x.shape[-1], 1)
     return rows * max(weight.shape) * x.element_size() >= LEAST_BYTES
 
 
-def _is_special(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether somebody else has a say: a compiler, a mode, a transform, a subclass, autocast."""
-    if torch.compiler.is_compiling() or is_watched() or forward_ad._current_level >= 0:
-        return True
+def _is_plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether these are dense tensors of one device and dtype, and autocast is off."""
     given = [x, weight] if bias is None else [x, weight, bias]
-    plain = all(type(t) in PLAIN and t.dtype == x.dtype and t.layout == x.layout for t in given)
-    strided = x.layout == torch.strided and (x.dim() == 2 or x.is_contiguous())
-    return not (plain and strided and x.dtype in _DTYPES) or torch.is_autocast_enabled("cpu")
+    alike = all(type(t) in PLAIN and t.dtype == x.dtype and t.device == x.device for t in given)
+    dense = all(t.layout == torch.strided for t in given) and (x.dim() == 2 or x.is_contiguous())
+    return alike and dense and x.dtype in _DTYPES and not torch.is_autocast_enabled("cpu")
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        needs = ctx.needs_input_grad  # a frozen layer keeps nothing that nobody will read
+        ctx.save_for_backward(x if needs[1] else None, weight if needs[0] else None)
         return _multiply(x, weight.t(), bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        needs, flat = ctx.needs_input_grad, grad.flatten(0, -2)
-        multiply = torch.matmul if torch.is_grad_enabled() else _multiply
+        flat = _flat(grad)
+        # The vmap of is_grads_batched has no rule for products into given memory.
+        batched = torch._C._functorch.is_legacy_batchedtensor(grad)
+        fresh = not (torch.is_grad_enabled() or batched or _is_watched())
+        multiply = _multiply if fresh else torch.matmul
         return (
-            multiply(grad, weight) if needs[0] else None,
-            flat.t() @ x.flatten(0, -2) if needs[1] else None,
-            flat.sum(0) if needs[2] else None,
+            None if weight is None else multiply(grad, weight),
+            None if x is None else flat.t() @ _flat(x),
+            flat.sum(0) if ctx.needs_input_grad[2] else None,
         )
 
 
@@ -75,11 +83,18 @@ _apply: Callable[..., Tensor] = _Linear.apply
 
 
 def _multiply(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x M + b`` into fresh memory: ``x [..., k]``, ``M [k, m]``."""
-    flat = x.flatten(0, -2)
-    out = empty(x, (flat.shape[0], matrix.shape[1]))
+    """``x M + b`` into fresh memory: ``x [..., k]``, ``M [k, m]``.
+
+    The result is no view: those of a ``Function`` may not be changed in place.
+    """
+    out = empty(x, (*x.shape[:-1], matrix.shape[1]))
     if bias is None:
-        torch.mm(flat, matrix, out=out)
+        torch.mm(_flat(x), matrix, out=_flat(out))
     else:
-        torch.addmm(bias, flat, matrix, out=out)
-    return out if x.dim() == 2 else out.view(*x.shape[:-1], matrix.shape[1])
+        torch.addmm(bias, _flat(x), matrix, out=_flat(out))
+    return out
+
+
+def _flat(x: Tensor) -> Tensor:
+    """``[..., k]`` as ``[rows, k]``; ``flatten`` has no rule in the vmap of batched gradients."""
+    return x if x.dim() == 2 else x.reshape(prod(x.shape[:-1]), x.shape[-1])

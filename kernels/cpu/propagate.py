@@ -51,11 +51,13 @@ def _sweep(version, indptr, indices, weights, order, labels, score):
     return moved
 
 
-def _moments(version, indptr, indices, weights, scale, labels, first, second):
-    """Add ``P' A P`` to ``first`` and ``P' A A P`` to ``second`` ``[c, c]``.
+def _moments(version, indptr, indices, weights, scale, labels, first, second, most):
+    """Add ``P' A P`` to ``first`` and ``P' A A P`` to ``second`` ``[c, c]``; how much is done.
 
-    P ``[N, c]`` has ``scale`` of a node in the column of its label; row by row of ``A P``.
+    P ``[N, c]`` has ``scale`` of a node in the column of its label; row by row of ``A P``. Stops
+    once more than ``most`` numbers were added to ``second``.
     """
+    done = 0
     count = first.shape[0]
     seen, image = np.full(count, -1, np.int64), np.zeros(count)
     around = np.empty(count, np.int64)
@@ -70,10 +72,14 @@ def _moments(version, indptr, indices, weights, scale, labels, first, second):
                 image[label] = 0
                 size += 1
             image[label] += weights[entry] * scale[column]
+        done += size * size
+        if done > most:
+            break
         for a in range(size):
             first[labels[row], around[a]] += scale[row] * image[around[a]]
             for b in range(size):
                 second[around[a], around[b]] += image[around[a]] * image[around[b]]
+    return done
 
 
 _sweep_labels = ArrayKernel(_sweep)
@@ -97,7 +103,7 @@ def propagate_labels(
         sweeps: At most so many.
         settled: Stop after a sweep that moved no more nodes.
 
-    Memory: three numbers per node.
+    Memory: about eight numbers per node.
     """
     size = len(indptr) - 1
     labels, score = np.arange(size, dtype=indices.dtype), np.zeros(size, weights.dtype)
@@ -117,8 +123,12 @@ def community_moments(
     scale: np.ndarray,
     labels: np.ndarray,
     count: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """``P' A P`` and ``P' A A P`` ``[count, count]``: see :func:`_moments`. A is symmetric."""
+    most: int,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """``P' A P`` and ``P' A A P`` ``[count, count]``: see :func:`_moments`. A is symmetric.
+
+    ``None`` where that takes more than ``most`` additions: the rows see too many labels.
+    """
     first, second = np.zeros((count, count)), np.zeros((count, count))
-    _add_moments(indptr, indices, weights, scale, labels, first, second)
-    return first, second
+    done = _add_moments(indptr, indices, weights, scale, labels, first, second, most)
+    return None if done > most else (first, second)

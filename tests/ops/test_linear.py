@@ -1,11 +1,15 @@
 """Linear maps on huge pages are torch's linear maps."""
 
 import copy
+import pickle
+from functools import partial
 
 import pytest
 import torch
+import torch._dynamo.testing
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphattn.nn.blocks import LazyLinear, Linear
@@ -58,15 +62,65 @@ def test_derivatives(bias):
     inputs = given((4, 3), torch.float64, bias=bias)
     assert torch.autograd.gradcheck(linear, inputs)
     assert torch.autograd.gradgradcheck(linear, inputs)
+    assert torch.autograd.gradcheck(linear, inputs, check_batched_grad=True)
+    many, found = torch.eye(20, dtype=torch.float64).view(20, 4, 5), []
+    for function in (linear, F.linear):
+        pull = partial(torch.autograd.grad, function(*inputs), inputs, retain_graph=True)
+        found.append(torch.func.vmap(pull)(many))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize(
-    "wanted", [(True, False, False), (False, True, False), (False, False, True)]
-)
-def test_only_the_gradients_that_are_wanted(wanted):
-    inputs = [t.detach().requires_grad_(w) for t, w in zip(given((6, 3)), wanted, strict=True)]
+@pytest.mark.parametrize("wanted", [0, 1, 2])
+def test_only_the_gradient_that_is_wanted(wanted):
+    inputs = [t.detach().requires_grad_(i == wanted) for i, t in enumerate(given((6, 3)))]
     linear(*inputs).sum().backward()
-    assert [t.grad is not None for t in inputs] == list(wanted)
+    assert [t.grad is not None for t in inputs] == [i == wanted for i in range(3)]
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (2, 6, 3)])
+def test_results_can_be_changed_in_place(shape):
+    inputs = given(shape)
+    found, expected = linear(*inputs), F.linear(*inputs)
+    torch.testing.assert_close(found.mul_(2).relu_(), expected.mul(2).relu())
+    found.sum().backward()
+    with torch.no_grad():
+        found = linear(*inputs)
+    found += inputs[2]
+    assert found.requires_grad
+
+
+def test_a_frozen_layer_keeps_nothing(products):
+    x, weight, bias = (t.detach() for t in given((6, 3)))
+    x.requires_grad_()
+    moved = x * 1
+    found = linear(moved, weight, bias)
+    moved.mul_(3)  # torch allows it: nobody needs it
+    found.sum().backward()
+    torch.testing.assert_close(x.grad, weight.sum(0).expand(6, 3))
+    x.grad, leaf = None, weight.clone().requires_grad_()
+    found = linear(x.detach(), leaf, bias)
+    leaf.data.zero_()
+    found.sum().backward()
+    torch.testing.assert_close(leaf.grad, x.detach().sum(0).expand(5, 3))
+
+
+def test_really_large_results(monkeypatch, products):
+    monkeypatch.undo()
+    inputs = given((1 << 16, 3), out=32)
+    found, expected = linear(*inputs), F.linear(*inputs)
+    assert type(found.grad_fn).__name__ == "_LinearBackward" and torch.equal(found, expected)
+    found.sum().backward()
+
+
+def test_compiled_once_for_small_and_large_sizes(monkeypatch):
+    monkeypatch.setattr(module, "LEAST_BYTES", 20 * 5 * 4)
+    counter = torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(linear, backend=counter, fullgraph=True, dynamic=True)
+    _, weight, bias = (t.detach() for t in given((6, 3)))
+    for rows in (6, 15, 40):
+        compiled(torch.randn(rows, 3), weight, bias)
+    assert counter.frame_count == 1
 
 
 def test_without_gradients(products):
@@ -129,8 +183,9 @@ def test_others_have_a_say(products):
     assert products == []
 
 
-def test_wrong_shapes_and_dtypes_are_torchs_errors():
+def test_wrong_shapes_devices_and_dtypes_are_torchs_errors(products):
     x, weight, bias = given((6, 3))
+    assert linear(x, weight.detach().to("meta"), None).is_meta or products == []
     with pytest.raises(RuntimeError):
         linear(x, torch.randn(5, 4), bias)
     with pytest.raises(RuntimeError):
@@ -143,8 +198,12 @@ def test_module_is_an_nn_linear():
     theirs = nn.Linear(3, 5)
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(9, 3)
+    assert torch.equal(ours(input=x), theirs(input=x))
+    again = pickle.loads(pickle.dumps(copy.deepcopy(ours)))
+    assert torch.equal(again(x), ours(x))
+    prune.l1_unstructured(ours, "weight", 0.5), prune.l1_unstructured(theirs, "weight", 0.5)
     assert torch.equal(ours(x), theirs(x))
-    assert repr(ours) == repr(theirs) and isinstance(copy.deepcopy(ours), nn.Linear)
+    assert repr(again) == repr(nn.Linear(3, 5)) and isinstance(again, nn.Linear)
 
 
 def test_a_lazy_one_becomes_ours(products):
