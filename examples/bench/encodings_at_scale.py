@@ -94,7 +94,7 @@ def _row(rows: list[dict[str, Any]], name: str, ours: float, peer: float | None)
             "workload": f"LapPE k={K}, {name}",
             "graphattn s": ours,
             "PyG s": "-" if peer is None else f"{peer:.2f}",
-            "÷ PyG": "-" if peer is None else peer / ours,
+            "÷ PyG": None if peer is None else peer / ours,
             "÷ 60 s": LIMIT / ours,
         }
     )
