@@ -85,6 +85,6 @@ def factorise(laplacian: Laplacian) -> Any:
 
     shift = _SHIFT * laplacian.bound
     shifted = sparse.csc_array(laplacian.matrix + shift * sparse.eye_array(laplacian.size))
-    # Of a mesh, small panels and larger leaves of the elimination tree take a quarter less time.
+    # On a mesh, small panels and larger leaves of the elimination tree take less time.
     options = {"options": {"SymmetricMode": True}, "relax": 16, "panel_size": 4}
     return splu(shifted, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, **options)

@@ -107,7 +107,7 @@ def _components(adjacency: Matrix, root: "np.ndarray") -> tuple[Array, Array]:
 
     size = len(root)
     if size and len(csgraph.breadth_first_order(adjacency, 0, return_predecessors=False)) == size:
-        # One component, as in most graphs: known in half the time.
+        # One component, as in most graphs: a search knows sooner than a decomposition.
         return np.zeros(size, dtype=np.int64), np.array([(root * root).sum()])
     count, found = csgraph.connected_components(adjacency, connection="strong")  # symmetric
     mass = np.bincount(found, root * root, minlength=count)

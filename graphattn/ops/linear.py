@@ -18,9 +18,10 @@ _DTYPES = (torch.float32, torch.float64)
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     r"""``x W^T + b``: :func:`torch.nn.functional.linear`, to the bit.
 
-    On the CPU a product of many nodes with a narrow matrix takes as long as the first writes to
-    the fresh memory of its result, in pages of 4 KiB. Results and gradients of at least 4 MiB are
-    therefore put on huge pages, where Linux offers them: in eager mode, in float32 and float64.
+    On the CPU a product of many nodes with a narrow matrix is little arithmetic per byte of fresh
+    memory, whose first writes cost a fault per page of 4 KiB. Results and gradients of at least
+    4 MiB are therefore put on huge pages, where Linux offers them: in eager mode, in float32 and
+    float64.
 
     Args:
         x: ``[..., in]``.
