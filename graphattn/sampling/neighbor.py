@@ -46,7 +46,7 @@ class NeighborSampler(BaseSampler):  # type: ignore[misc]
             no ids).
         seed: Of calls that name none.
 
-    Memory: of the batch, and a table of at most 16 MB plus 16 bytes per node of the batch per
+    Memory: of the batch, and a table of at most 8 MB plus 16 bytes per node of the batch per
     thread. About 30 ns per edge (Hamilton et al., 2017, https://arxiv.org/abs/1706.02216).
 
     Raises:

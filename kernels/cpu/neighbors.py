@@ -1,7 +1,7 @@
 """CPU neighbour sampling over memory-mapped or resident CSR arrays, one batch on one thread.
 
 The definition is kernels/reference/sampling.py. Three cache lines per edge set the pace (row
-offset, column, relabelling table), so each is asked for some rows before it is read.
+offset, column, relabelling table), so each is asked for some edges before it is read.
 """
 
 import numpy as np
@@ -15,20 +15,21 @@ LOCAL_BITS = 27
 NUMBERS = 1 << (63 - LOCAL_BITS)
 """Numbers that fit beside a local id."""
 DIRECT_NODES = 1 << 21
-"""Up to here the table has a slot for every node: 16 MB, and no collisions."""
+"""Up to here the table has a slot for every node: 8 MB, and no collisions."""
 _LOCAL_BITS = np.int64(LOCAL_BITS)
 _LOCAL_MASK = np.int64((1 << LOCAL_BITS) - 1)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_BLOCK = 64
-_AHEAD = 16
+_BLOCK = 64  # rows whose edges wait for their entries of the table
+_LAG = 48  # edges between the request for a column and its reading
+_AHEAD = 32  # rows between the request for an offset and its reading
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def _slot(node, shift):
-    """Where a node's entry is looked for first; shift 0: at its own number."""
-    if shift == 0:
-        return node
-    return np.int64((np.uint64(node) * _GOLDEN) >> np.uint64(shift))
+def _slot(number, shift):
+    """Where a number's entry is looked for first; without a shift, every number has its slot."""
+    if shift is None:
+        return number
+    return np.int64((np.uint64(number) * _GOLDEN) >> np.uint64(shift))
 
 
 @register_jitable  # type: ignore[untyped-decorator]
@@ -40,12 +41,31 @@ def _number(node, owners, place, stride):
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def _find(table, shift, node):
-    """The slot that holds a node, or the empty one where it belongs."""
-    slot, mask = _slot(node, shift), len(table) - 1
-    while table[slot] >= 0 and table[slot] >> _LOCAL_BITS != node:
+def _find(table, shift, number):
+    """The slot that holds a number, or the empty one where it belongs."""
+    slot = _slot(number, shift)
+    if shift is None:
+        return slot
+    mask = len(table) - 1
+    while table[slot] >= 0 and table[slot] >> _LOCAL_BITS != number:
         slot = (slot + 1) & mask
     return slot
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _entry(shift, number, local):
+    """What the slot of a number holds: its local id, and the number where slots are shared."""
+    if shift is None:
+        return np.int32(local)
+    return (number << _LOCAL_BITS) | local
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _local(shift, entry):
+    """The local id of an entry that is not empty."""
+    if shift is None:
+        return np.int64(entry)
+    return entry & _LOCAL_MASK
 
 
 def _insert(version, table, shift, nodes, owners, stride, first, last, places):
@@ -54,7 +74,7 @@ def _insert(version, table, shift, nodes, owners, stride, first, last, places):
         number = _number(nodes[local], owners, local, stride)
         slot = _find(table, shift, number)
         if table[slot] < 0:
-            table[slot] = (number << _LOCAL_BITS) | local
+            table[slot] = _entry(shift, number, local)
         places[local] = slot
 
 
@@ -62,7 +82,7 @@ def _count(version, indptr, nodes, first, last, fanout, replace, begin, degree, 
     """First edge, degree and number of edges to take of every node, and room for a choice."""
     room = np.int64(0)
     for place in range(first, last):
-        prefetch(indptr, nodes[min(place + 2 * _AHEAD, last - 1)])
+        prefetch(indptr, nodes[min(place + _AHEAD, last - 1)])
         node = nodes[place]
         start = indptr[node]
         size = indptr[node + 1] - start
@@ -78,8 +98,8 @@ def _count(version, indptr, nodes, first, last, fanout, replace, begin, degree, 
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def _pick(indices, key, start, size, count, replace, room, source, position, at):
-    """Global neighbours and positions of one node's edges."""
+def _pick(key, start, size, count, replace, room, position, at):
+    """Positions of one node's edges."""
     if replace and count > 0 and size > 0:
         for step in range(count):
             position[at + step] = start + below(key, step, size)
@@ -90,8 +110,6 @@ def _pick(indices, key, start, size, count, replace, room, source, position, at)
         choose(key, size, count, room)
         for step in range(count):
             position[at + step] = start + room[step]
-    for step in range(count):
-        source[at + step] = indices[position[at + step]]
 
 
 @register_jitable  # type: ignore[untyped-decorator]
@@ -121,35 +139,43 @@ def _expand(
     """Draw the rows of the nodes ``first`` to ``last``; returns the number of nodes after it.
 
     ``draw``: with replacement; ``owners``: the seed of every node, or None. Edges are written
-    from ``at`` on. Blocks of rows first read their neighbours and ask for the table's lines, then
-    give local ids.
+    from ``at`` on. A block of rows draws positions and asks for their columns, reads these some
+    edges later and asks for the table's lines, and last gives local ids. ``nodes`` and ``places``
+    have room for one more node than there can be.
     """
     for block in range(first, last, _BLOCK):
-        stop, low = min(block + _BLOCK, last), at
+        stop, low, read = min(block + _BLOCK, last), at, at
         for place in range(block, stop):
-            ahead = begin[min(place + _AHEAD, last - 1) - first]
-            if len(indices) > 0:
-                prefetch(indices, min(ahead, len(indices) - 1))
-                prefetch(indices, min(ahead + 16, len(indices) - 1))
             row, count = place - first, taken[place - first]
             own = derive(key, _number(nodes[place], owners, place, stride))
-            _pick(indices, own, begin[row], degree[row], count, draw, room, source, position, at)
+            _pick(own, begin[row], degree[row], count, draw, room, position, at)
             for edge in range(at, at + count):
                 target[edge] = place
-                prefetch(table, _slot(_number(source[edge], owners, place, stride), shift))
+                prefetch(indices, position[edge])
             at += count
+            until = at if place == stop - 1 else max(at - _LAG, read)
+            for edge in range(read, until):
+                node = np.int64(indices[position[edge]])
+                source[edge] = node
+                prefetch(table, _slot(_number(node, owners, target[edge], stride), shift))
+            read = until
         for edge in range(low, at):
             node = source[edge]
             number = _number(node, owners, target[edge], stride)
             slot = _find(table, shift, number)
-            if table[slot] < 0:
-                table[slot] = (number << _LOCAL_BITS) | filled
-                nodes[filled] = node
-                if owners is not None:
-                    owners[filled] = owners[target[edge]]
-                places[filled] = slot
-                filled += 1
-            source[edge] = table[slot] & _LOCAL_MASK
+            entry = table[slot]
+            known = entry >= 0
+            local = _local(shift, entry) if known else filled
+            # A branch on what is known would be missed by every other edge; but a shared table may
+            # be beyond the cache, where what is written must be written back.
+            if shift is None or not known:
+                table[slot] = _entry(shift, number, local)
+            nodes[filled] = node
+            if owners is not None:
+                owners[filled] = owners[target[edge]]
+            places[filled] = slot
+            filled += not known
+            source[edge] = local
     return filled
 
 
@@ -172,7 +198,7 @@ def _induced(version, indptr, indices, nodes, table, shift, count_only, counts, 
             if entry < 0:
                 continue
             if not count_only:
-                source[at] = entry & _LOCAL_MASK
+                source[at] = _local(shift, entry)
                 position[at] = edge
             at += 1
         if count_only:

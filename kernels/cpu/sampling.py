@@ -6,8 +6,6 @@ import numpy as np
 
 from graphattn.kernels.cpu import neighbors
 
-_EMPTY = np.int64(-1)
-
 
 class Sampled(NamedTuple):
     """As ``Sampled`` of the reference, in int64 arrays; ``owners`` of disjoint samples alone."""
@@ -51,8 +49,8 @@ class Scratch:
         self._make_table(size)
 
     def _make_table(self, size: int) -> None:
-        self.table = np.full(size, _EMPTY)
-        self.shift = 0 if self.direct else 64 - (size.bit_length() - 1)
+        self.table = np.full(size, -1, np.int32 if self.direct else np.int64)
+        self.shift = None if self.direct else 64 - (size.bit_length() - 1)
 
     def reserve(self, nodes: int) -> None:
         """Room for ``nodes`` found nodes; those found so far keep their local ids."""
@@ -95,7 +93,7 @@ class Scratch:
 
     def clear(self) -> None:
         """Forget the batch."""
-        self.table[self.places[: self.filled]] = _EMPTY
+        self.table[self.places[: self.filled]] = -1
         self.filled = 0
 
 
@@ -159,7 +157,7 @@ def _hop(
             f"a batch may hold at most {1 << neighbors.LOCAL_BITS:,} nodes, this one could reach "
             f"{most:,}; use fewer seeds or smaller fan-outs"
         )
-    scratch.reserve(most)
+    scratch.reserve(most + 1)  # the kernel writes the next node, whether new or known
     scratch.reserve_edges(scratch.edges + edges, room)
     scratch.filled = neighbors.expand(
         indices, scratch.nodes, scratch.owners, scratch.num_nodes, *frontier, scratch.filled, key,
