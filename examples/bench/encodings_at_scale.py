@@ -55,8 +55,9 @@ def _calls(
 
     transform = AddLaplacianEigenvectorPE(K, is_undirected=True)
 
-    def ours() -> tuple[Tensor, Tensor]:  # a new tensor: conversions are cached by tensor
-        graph = ga.as_graph(edges.to(device, copy=True), nodes)
+    def ours() -> tuple[Tensor, Tensor]:
+        own = edges.detach().to(device)  # a tensor of its own: conversions are cached by tensor
+        graph = ga.as_graph(own, nodes)
         return ga.laplacian_pe(graph, K, tol=TOL)
 
     def peer() -> Tensor:

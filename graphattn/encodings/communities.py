@@ -11,6 +11,7 @@ from graphattn.encodings.community_space import Communities, Start, find_communi
 from graphattn.encodings.device import DeviceLaplacian
 from graphattn.encodings.filters import Operator, chebyshev, complement
 from graphattn.graph.sort import has_numba
+from graphattn.kernels.cpu.pages import on_huge_pages
 
 Array = Any  # numpy.ndarray
 
@@ -18,7 +19,7 @@ _SMALLEST = 5_000  # nodes, below which Lanczos steps take no time
 _ORDERS = 2  # of the nodes, tried where propagation merged communities
 _EXTRA = 4  # vectors beyond the wanted ones
 _PASSES = 3  # of the filter; one or two are enough where communities are what they seem
-_STEPS, _BLOCK = 12, 4  # of the search for what the communities do not hold
+_STEPS, _BLOCK = 12, 2  # of the search for what the communities do not hold
 _GUARD = 0.1  # relative residual at which it has found the smallest value there
 _MORE_NOISE = 1.25  # in communities that are not carried
 _ROOM = 0.8  # the filter's cut, of the smallest value off the communities
@@ -78,7 +79,7 @@ def _separated(matrix: DeviceLaplacian, wanted: int) -> tuple[Communities, Start
 def _smallest_outside(matrix: DeviceLaplacian, communities: Communities, last: float) -> float:
     """The smallest value of L on the complement of the communities, less its residual."""
     shape = (_STEPS + 2) * _BLOCK, matrix.laplacian.size
-    rows = torch.empty(shape, dtype=torch.float32, device=matrix.device)
+    rows = on_huge_pages(torch.empty(shape, dtype=torch.float32, device=matrix.device))
     operator = complement(matrix)
     basis = Basis(operator.apply, communities.project_off(matrix), rows, _BLOCK)
     while True:
@@ -92,15 +93,15 @@ def _smallest_outside(matrix: DeviceLaplacian, communities: Communities, last: f
 def _is_visible(basis: Basis, operator: Operator, value: float) -> bool:
     """Whether an eigenvector with ``value`` would show among the steps done so far.
 
-    A random start holds about ``n^{-1/2}`` of it, and k steps lift it by ``T_k`` over a spectrum
-    as wide as the one seen.
+    A random start holds about ``n^{-1/2}`` of it, or by bad luck a third of that, and k steps lift
+    it by ``T_k`` over a spectrum as wide as the one seen.
     """
     first, last = (float(operator.spread(basis.values[i : i + 1 or None])) for i in (0, -1))
     beyond = ((first + last) / 2 - value) / max((last - first) / 2, 1e-300)
     if beyond <= 1:
         return False
     steps = basis.applied // _BLOCK - 1
-    return steps * acosh(min(beyond, 1e300)) >= log(basis.rows.shape[1]) / 2
+    return steps * acosh(min(beyond, 1e300)) >= log(basis.rows.shape[1]) / 2 + log(3)
 
 
 def _filtered(

@@ -11,7 +11,7 @@ Array = Any  # numpy.ndarray
 _MOST = 1_500  # communities, whose small matrix is solved densely
 _NODES_EACH = 30  # on average at least: else the graph has no communities that help
 _MIXED = 8  # times the entries: nodes that touch so many communities are in none
-_SWEEPS, _SETTLED = 12, 0.01  # of label propagation, until less than this part of nodes moves
+_SWEEPS, _SETTLED = 12, 0.03  # of label propagation, until less than this part of nodes moves
 _UNCOUPLED = 1e-3  # of a value: less than that is rounding
 
 

@@ -1,7 +1,8 @@
 """A Laplacian as torch tensors on some device: products, null space, residuals."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -27,19 +28,29 @@ class DeviceLaplacian:
         self.laplacian, self.device, self.threads = laplacian, device, threads
         self._root = torch.from_numpy(laplacian.root).to(device)[:, None]
         self._mass = torch.from_numpy(laplacian.mass).to(device)[:, None]
-        self._products: dict[torch.dtype, Callable[[Tensor], Tensor]] = {}
+        self._products: dict[torch.dtype, SparseProduct] = {}
 
     def multiply(self, vectors: Tensor) -> Tensor:
         """``L X`` for X ``[n, b]`` in the precision of X."""
-        if vectors.dtype not in self._products:
-            matrix = self.laplacian.matrix
-            self._products[vectors.dtype] = sparse_product(matrix, vectors.dtype, self.device)
-        if self.threads == 1 or vectors.is_cuda:
-            return self._products[vectors.dtype](vectors)
+        with self._on_all_threads():
+            return self._product(vectors.dtype)(vectors)
+
+    def accumulate(self, into: Tensor, vectors: Tensor, kept: float, scale: float) -> Tensor:
+        """``kept Y + scale L X`` in place of Y ``[n, b]``, which is returned."""
+        with self._on_all_threads():
+            return self._product(vectors.dtype).accumulate(into, vectors, kept, scale)
+
+    def _product(self, dtype: torch.dtype) -> "SparseProduct":
+        if dtype not in self._products:
+            self._products[dtype] = SparseProduct(self.laplacian.matrix, dtype, self.device)
+        return self._products[dtype]
+
+    @contextmanager
+    def _on_all_threads(self) -> Iterator[None]:
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
-            return self._products[vectors.dtype](vectors)
+            yield
         finally:
             torch.set_num_threads(before)
 
@@ -60,11 +71,11 @@ class DeviceLaplacian:
         root, labels = self.laplacian.root, self.laplacian.labels
         shape = (self.laplacian.nullity, len(labels))
         sums = sparse.csr_array((root, (labels, np.arange(len(labels)))), shape=shape)
-        products: dict[torch.dtype, Callable[[Tensor], Tensor]] = {}
+        products: dict[torch.dtype, SparseProduct] = {}
 
         def heights(vectors: Tensor) -> Tensor:
             if vectors.dtype not in products:
-                products[vectors.dtype] = sparse_product(sums, vectors.dtype, self.device)
+                products[vectors.dtype] = SparseProduct(sums, vectors.dtype, self.device)
             return products[vectors.dtype](vectors)
 
         return heights, torch.from_numpy(labels).to(self.device)
@@ -94,24 +105,36 @@ class DeviceLaplacian:
         return values.clamp(min=0).numpy(), (vectors @ turn.to(vectors.device)).cpu().numpy()
 
 
-def sparse_product(
-    matrix: Any, dtype: torch.dtype, device: torch.device
-) -> Callable[[Tensor], Tensor]:
+class SparseProduct:
     """``X -> matrix X`` for a scipy CSR matrix and dense X ``[n, b]`` in ``dtype`` on ``device``.
 
     On the CPU by MKL where torch has it, several times faster than scipy for several vectors.
     """
-    import numpy as np
 
-    if device.type == "cpu" and not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
-        kept = matrix.astype(np.float32 if dtype == torch.float32 else np.float64)
-        return lambda vectors: torch.from_numpy(kept @ vectors.numpy())
-    width = np.int32 if matrix.nnz < 2**31 else np.int64
-    starts, columns = (torch.from_numpy(a.astype(width)) for a in (matrix.indptr, matrix.indices))
-    with warnings.catch_warnings():  # torch calls its CSR tensors beta; products are not
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-        data = torch.from_numpy(matrix.data).to(dtype)
-        tensor = torch.sparse_csr_tensor(
-            starts, columns, data, size=matrix.shape, check_invariants=False
-        ).to(device)
-    return lambda vectors: tensor @ vectors
+    def __init__(self, matrix: Any, dtype: torch.dtype, device: torch.device) -> None:
+        import numpy as np
+
+        self._kept = self._tensor = None
+        if device.type == "cpu" and not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
+            self._kept = matrix.astype(np.float32 if dtype == torch.float32 else np.float64)
+            return
+        width = np.int32 if matrix.nnz < 2**31 else np.int64
+        entries = matrix.indptr, matrix.indices
+        starts, columns = (torch.from_numpy(part.astype(width)) for part in entries)
+        with warnings.catch_warnings():  # torch calls its CSR tensors beta; products are not
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+            data = torch.from_numpy(matrix.data).to(dtype)
+            self._tensor = torch.sparse_csr_tensor(
+                starts, columns, data, size=matrix.shape, check_invariants=False
+            ).to(device)
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        if self._tensor is None:
+            return torch.from_numpy(self._kept @ vectors.numpy())
+        return self._tensor @ vectors
+
+    def accumulate(self, into: Tensor, vectors: Tensor, kept: float, scale: float) -> Tensor:
+        """``kept Y + scale matrix X`` in place of Y."""
+        if self._tensor is None:
+            return into.mul_(kept).add_(self(vectors), alpha=scale)
+        return into.addmm_(self._tensor, vectors, beta=kept, alpha=scale)

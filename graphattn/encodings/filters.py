@@ -10,6 +10,7 @@ from torch import Tensor
 
 from graphattn.encodings.device import DeviceLaplacian
 from graphattn.encodings.operator import Laplacian
+from graphattn.kernels.cpu.pages import empty
 
 Apply = Callable[[Tensor], Tensor]
 
@@ -34,7 +35,9 @@ class Operator:
 def complement(matrix: DeviceLaplacian) -> Operator:
     """``c I - L``, c a bound of the spectrum."""
     bound = matrix.laplacian.bound
-    return Operator(lambda x: bound * x - matrix.multiply(x), lambda values: bound - values)
+    return Operator(
+        lambda x: matrix.accumulate(bound * x, x, 1.0, -1.0), lambda values: bound - values
+    )
 
 
 def chebyshev(matrix: DeviceLaplacian, cut: float) -> Operator:
@@ -56,12 +59,15 @@ def chebyshev(matrix: DeviceLaplacian, cut: float) -> Operator:
     first = half / centre  # 1 / t(0)
 
     def apply(x: Tensor) -> Tensor:
-        ratio = first
-        before, now = x, (centre * x - matrix.multiply(x)) * (ratio / half)
+        ratio, before, now = first, *(empty(x, x.shape).copy_(x) for _ in range(2))
+        matrix.accumulate(now, x, first * centre / half, -first / half)
         for _ in range(degree - 1):
             following = 1 / (2 / first - ratio)
-            image = (centre * now - matrix.multiply(now)) * (2 * following / half)
-            before, now = now, image - (ratio * following) * before
+            scale = 2 * following / half
+            matrix.accumulate(before, now, -ratio * following, -scale).add_(
+                now, alpha=scale * centre
+            )
+            before, now = now, before
             ratio = following
         return now
 

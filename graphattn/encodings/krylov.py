@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from graphattn.encodings.basis import Basis
+from graphattn.kernels.cpu.pages import on_huge_pages
 
 _GUARD = 0.1  # relative residual below which a Ritz vector counts as a challenger
 _BETTER = 4.0  # an eigenvalue is better if it is lower by more than this many tolerances
@@ -60,7 +61,7 @@ class Search:
     def basis(self) -> Basis:
         """A basis that holds random start vectors."""
         shape = (self.room + self.block, self.size)
-        rows = torch.empty(shape, dtype=self.dtype, device=self.device)
+        rows = on_huge_pages(torch.empty(shape, dtype=self.dtype, device=self.device))
         return Basis(self.apply, self.project, rows, self.block)
 
 
