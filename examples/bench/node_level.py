@@ -1,8 +1,8 @@
 """Node-level accuracy: the layers' models beside the graph transformer and the best baseline.
 
 Every cell is ``graphattn protocol`` with the arguments in the notes. Finished runs are kept in
-``runs/node-level`` (``GRAPHATTN_RUNS`` moves ``runs``); the transformer and the baselines are the
-runs of the families ``accuracy`` and ``minesweeper``.
+``runs/node-level`` (``GRAPHATTN_RUNS`` moves ``runs``); the transformer and the baselines are read
+from the last table, or are the runs of the families ``accuracy`` and ``minesweeper``.
 """
 
 import os

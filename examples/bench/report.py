@@ -27,6 +27,13 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def written(family: str, device: str) -> list[dict[str, Any]]:
+    """Rows of a table that was written before, none where it was not."""
+    path = RESULTS / f"{family}-{device}.json"
+    found: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+    return found
+
+
 def write(
     family: str,
     device: str,
