@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from graphattn.graph import as_graph
 from graphattn.graph.kept import as_part
-from graphattn.graph.store import widened
+from graphattn.graph.store import select, widened
 from graphattn.graph.store_disk import mapped
 from graphattn.nn.sequences import reads_positions
 from graphattn.nn.sums import gathered, world_size
@@ -96,12 +96,12 @@ def layerwise(
             def block(nodes: Tensor, layer: Any = layer, h: Tensor = state) -> Tensor:
                 bar.update()
                 if layer is layers[0]:
-                    given = [None if t is None else widened(t[nodes]) for t in (h, pe)]
+                    given = [None if t is None else widened(select(t, nodes)) for t in (h, pe)]
                     return layer(*_moved(device, *given))
                 if layer is layers[-1]:
-                    return layer(*_moved(device, h[nodes]))
+                    return layer(*_moved(device, select(h, nodes)))
                 out = sampler.sample(nodes, 0)
-                own, local = _moved(device, h[out.node], local_graph(out))
+                own, local = _moved(device, select(h, out.node), local_graph(out))
                 return layer(own, as_part(local, sampler.graph, out.node))[: len(nodes)]
 
             found = _rows_of(block, parts, len(x), place)

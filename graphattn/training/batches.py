@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from graphattn.graph.csr import CSRGraph
-from graphattn.graph.store import physical_memory, widened
+from graphattn.graph.store import physical_memory, select, select_ascending, widened
+from graphattn.kernels.cpu.pages import empty
 from graphattn.kernels.cpu.sampling import derive
 from graphattn.models import layerwise
 from graphattn.nn.sequences import reads_positions
@@ -84,8 +85,7 @@ class BatchedInputs(Inputs):
 
     def _x_of(self, nodes: Tensor) -> Tensor:
         """Features of nodes, halves widened; read in ascending order, as a disk likes it."""
-        distinct, place = torch.unique(nodes, return_inverse=True)
-        return widened(self.x[distinct])[place]
+        return widened(select_ascending(self.x, nodes))
 
     def in_batches(self, forward: Forward, items: Tensor) -> Tensor:
         """Outputs of ``items``, made as in the first step and shared out over the ranks."""
@@ -156,12 +156,22 @@ class TokenInputs(BatchedInputs):
 
     def arguments(self, nodes: Tensor, epoch: int, number: int) -> tuple[Any, ...]:
         """Hop features of the distinct tokens, tokens, encoding and numbers of ``nodes``."""
-        assert self.hops is not None
         tokens = self.sampler.sample(nodes, epoch=epoch, batch=number)
         distinct, place = torch.unique(tokens, return_inverse=True)
-        distinct = distinct.long()
-        read = torch.stack([widened(hop[distinct]) for hop in self.hops], dim=1)
-        return read, place, self._pe_of(nodes), nodes
+        return self._hops_of(distinct.long()), place, self._pe_of(nodes), nodes
+
+    def _hops_of(self, nodes: Tensor) -> Tensor:
+        """Hop features ``[n, hops + 1, F]``, halves widened; every row is copied once."""
+        assert self.hops is not None
+        wide = torch.promote_types(self.hops[-1].dtype, torch.float32)
+        found = empty(self.x, (len(nodes), len(self.hops), self.x.shape[1]), wide)
+        for place, hop in enumerate(self.hops):
+            part = found[:, place]
+            if hop.dtype == wide:
+                select(hop, nodes, part)
+            else:
+                part.copy_(select(hop, nodes))
+        return found
 
     def start_epoch(self, model: nn.Module, epoch: int) -> None:
         """Let a codebook assign all nodes, every ``refresh_every`` epochs."""
