@@ -1,6 +1,6 @@
 """Smallest eigenpairs of graphs of communities, from the communities: no basis, no restarts."""
 
-from math import acosh, log
+from math import acosh, inf, log
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ def community_pairs(matrix: DeviceLaplacian, count: int, tol: float) -> tuple[Te
     communities tell. Where all hold, about ``30 + 6 count`` products with a vector and some passes
     of label propagation, each about two products.
 
-    Memory: 60 or ``7 (count + 4)`` float32 vectors of length n, and ``40 c^2`` bytes.
+    Memory: 45 or ``6 (count + 4)`` float32 vectors of length n, and ``40 c^2`` bytes.
     """
     if matrix.laplacian.size < _SMALLEST or not has_numba():
         return None
@@ -77,7 +77,10 @@ def _separated(matrix: DeviceLaplacian, wanted: int) -> tuple[Communities, Start
 
 
 def _smallest_outside(matrix: DeviceLaplacian, communities: Communities, last: float) -> float:
-    """The smallest value of L on the complement of the communities, less its residual."""
+    """The smallest value of L on the complement of the communities, less its residual.
+
+    Minus infinity where so many steps do not tell.
+    """
     shape = (_STEPS + 2) * _BLOCK, matrix.laplacian.size
     rows = on_huge_pages(torch.empty(shape, dtype=torch.float32, device=matrix.device))
     operator = complement(matrix)
@@ -85,9 +88,9 @@ def _smallest_outside(matrix: DeviceLaplacian, communities: Communities, last: f
     while True:
         basis.step()
         smallest, residual = float(operator.spread(basis.values[:1])), float(basis.residuals(1))
-        settled = residual <= _GUARD * smallest and _is_visible(basis, operator, last)
-        if settled or basis.full:
-            return smallest - residual
+        visible = _is_visible(basis, operator, last)
+        if basis.full or (visible and residual <= _GUARD * smallest):
+            return smallest - residual if visible else -inf
 
 
 def _is_visible(basis: Basis, operator: Operator, value: float) -> bool:

@@ -32,12 +32,12 @@ class DeviceLaplacian:
 
     def multiply(self, vectors: Tensor) -> Tensor:
         """``L X`` for X ``[n, b]`` in the precision of X."""
-        with self._on_all_threads():
+        with self._on_its_threads():
             return self._product(vectors.dtype)(vectors)
 
     def accumulate(self, into: Tensor, vectors: Tensor, kept: float, scale: float) -> Tensor:
         """``kept Y + scale L X`` in place of Y ``[n, b]``, which is returned."""
-        with self._on_all_threads():
+        with self._on_its_threads():
             return self._product(vectors.dtype).accumulate(into, vectors, kept, scale)
 
     def _product(self, dtype: torch.dtype) -> "SparseProduct":
@@ -46,7 +46,7 @@ class DeviceLaplacian:
         return self._products[dtype]
 
     @contextmanager
-    def _on_all_threads(self) -> Iterator[None]:
+    def _on_its_threads(self) -> Iterator[None]:
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:

@@ -46,8 +46,9 @@ class NeighborSampler(BaseSampler):  # type: ignore[misc]
             no ids).
         seed: Of calls that name none.
 
-    Memory: of the batch, and a table of at most 8 MB plus 16 bytes per node of the batch per
-    thread. About 30 ns per edge (Hamilton et al., 2017, https://arxiv.org/abs/1706.02216).
+    Memory: of the batch, and per thread a table of at most 8 MB, or beyond 2^21 nodes and for
+    disjoint samples of 16 to 32 bytes per node that the batch can reach; 16 bytes per node found.
+    About 30 ns per edge (Hamilton et al., 2017, https://arxiv.org/abs/1706.02216).
 
     Raises:
         TypeError: Fan-outs that are not a list of integers.

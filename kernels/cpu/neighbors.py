@@ -1,7 +1,8 @@
 """CPU neighbour sampling over memory-mapped or resident CSR arrays, one batch on one thread.
 
 The definition is kernels/reference/sampling.py. Three cache lines per edge set the pace (row
-offset, column, relabelling table), so each is asked for some edges before it is read.
+offset, column, relabelling table), so each is asked for some rows or edges before it
+is read.
 """
 
 import numpy as np
@@ -20,7 +21,7 @@ _LOCAL_BITS = np.int64(LOCAL_BITS)
 _LOCAL_MASK = np.int64((1 << LOCAL_BITS) - 1)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _BLOCK = 64  # rows whose edges wait for their entries of the table
-_LAG = 48  # edges between the request for a column and its reading
+_LAG = 48  # edges of other rows between the request for a column and its reading
 _AHEAD = 32  # rows between the request for an offset and its reading
 
 
@@ -140,8 +141,9 @@ def _expand(
 
     ``draw``: with replacement; ``owners``: the seed of every node, or None. Edges are written
     from ``at`` on. A block of rows draws positions and asks for their columns, reads these some
-    edges later and asks for the table's lines, and last gives local ids. ``nodes`` and ``places``
-    have room for one more node than there can be.
+    edges later and asks for the table's lines, and last gives local ids. A neighbour is
+    written as if it were new before that is known. It fits: before an edge there are fewer new
+    nodes than edges, and fewer than nodes, since its target is known.
     """
     for block in range(first, last, _BLOCK):
         stop, low, read = min(block + _BLOCK, last), at, at

@@ -157,7 +157,7 @@ def _hop(
             f"a batch may hold at most {1 << neighbors.LOCAL_BITS:,} nodes, this one could reach "
             f"{most:,}; use fewer seeds or smaller fan-outs"
         )
-    scratch.reserve(most + 1)  # the kernel writes the next node, whether new or known
+    scratch.reserve(most)
     scratch.reserve_edges(scratch.edges + edges, room)
     scratch.filled = neighbors.expand(
         indices, scratch.nodes, scratch.owners, scratch.num_nodes, *frontier, scratch.filled, key,

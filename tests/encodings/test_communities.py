@@ -100,6 +100,13 @@ def test_as_many_steps_as_bring_a_hidden_vector_to_light(degree, size):
     assert 1.2 * size**0.5 < lifted < 180 * size**0.5
 
 
+def test_steps_that_do_not_tell_refuse(monkeypatch, taken):
+    """As many as fit are no answer."""
+    monkeypatch.setattr(way, "_STEPS", 1)
+    laplacian_pe(clear(), 6, tol=2e-2)
+    assert taken == [False]
+
+
 def test_another_order_splits_what_the_first_one_merged(monkeypatch, taken):
     """Each merges two others; together they are right."""
     truth, orders = communities(2000, 20, 18, 2)[1].numpy(), []

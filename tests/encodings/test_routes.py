@@ -9,7 +9,7 @@ from scipy import linalg
 
 import graphattn as ga
 from graphattn.datasets.generated import communities, grid
-from graphattn.encodings import krylov, laplacian_pe, solvers
+from graphattn.encodings import filters, krylov, laplacian_pe, solvers
 from graphattn.encodings.device import DeviceLaplacian
 from graphattn.encodings.operator import build_laplacian, symmetric_adjacency
 
@@ -107,6 +107,34 @@ def test_without_mkl_the_products_are_scipys(make, monkeypatch):
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
     values, _ = laplacian_pe(graph, 5, method="lanczos", **F64)
     np.testing.assert_allclose(values, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("mkl", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("cut", [0.3, 4.0])
+def test_filters_are_their_polynomials_and_leave_the_vectors_alone(
+    make, monkeypatch, mkl, dtype, cut
+):
+    """By eigenvectors."""
+    if not mkl:
+        monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    laplacian = build_laplacian(symmetric_adjacency(make["random"](90, 250, seed=3), None), False)
+    device = DeviceLaplacian(laplacian, torch.device("cpu"), 2)
+    values, vectors = np.linalg.eigh(laplacian.matrix.toarray())
+    bound, centre = laplacian.bound, (laplacian.bound + cut) / 2
+    degree = int(np.ceil(2 / np.sqrt(cut / bound)))
+    chebyshev = np.polynomial.chebyshev.Chebyshev.basis(degree)
+    half = (bound - cut) / 2
+    lifted = chebyshev((centre - values) / half) / chebyshev(centre / half)
+    wanted = {filters.chebyshev(device, cut): lifted, filters.complement(device): bound - values}
+    drawn = torch.randn(90, 6, dtype=dtype)
+    for x in (drawn, drawn.t().contiguous().t(), drawn[:, ::2], drawn[:, :1]):
+        for operator, heights in wanted.items():
+            before, found = x.clone(), operator.apply(x)
+            exact = vectors @ (heights[:, None] * (vectors.T @ x.double().numpy()))
+            size = 1e-5 if dtype == torch.float32 else 1e-12
+            np.testing.assert_allclose(found, exact, atol=size * np.abs(exact).max())
+            assert torch.equal(x, before) and found.data_ptr() != x.data_ptr()
 
 
 def test_threads_do_not_change_the_bits_and_are_given_back(make):

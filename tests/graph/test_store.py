@@ -200,6 +200,8 @@ def test_gather_takes_node_numbers(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"got torch.bool; call .nonzero\(\)"):
         store.gather("x", torch.ones(N, dtype=torch.bool))
     assert store.gather("x", torch.tensor([], dtype=torch.int64)).shape == (0, 6)
+    square = torch.tensor([[3, 0], [0, 7]], dtype=torch.int16)
+    assert torch.equal(store.gather("x", square), store.array("x")[square.long()])
 
 
 def test_a_finished_store_is_returned_only_for_what_it_holds(tmp_path: Path) -> None:

@@ -69,6 +69,27 @@ def test_equals_the_reference(
         assert torch.equal(out.node[out.col], edges[1, out.edge])
 
 
+@pytest.mark.parametrize("table", [neighbors.DIRECT_NODES, 0])
+@pytest.mark.parametrize("disjoint", [False, True])
+def test_one_scratch_serves_batch_after_batch(
+    table: int, disjoint: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a graph whose nodes are all found, with wide indices; and of one without edges."""
+    monkeypatch.setattr(neighbors, "DIRECT_NODES", table)
+    pairs = torch.randint(40, (2, 400), generator=torch.Generator().manual_seed(0))
+    known = ga.as_graph(pairs, 40)
+    wide = ga.CSRGraph(known.indptr, known.indices.long(), 40)
+    for graph in (wide, ga.as_graph(torch.empty(2, 0, dtype=torch.int64), 40)):
+        lists = graph.indptr.tolist(), graph.indices.tolist()
+        sampler = NeighborSampler(graph, [-1, 6, -1], disjoint=disjoint)
+        for seed, seeds in enumerate(([3, 3], [], list(range(40)), [39, 0, 39], [7])):
+            out = sampler.sample(torch.tensor(seeds, dtype=torch.int64), seed=seed)
+            want = sample_neighbors(*lists, seeds, [-1, 6, -1], False, seed, disjoint)
+            assert out.node.tolist() == want.nodes and out.row.tolist() == want.source
+            assert out.edge.tolist() == want.position and out.col.tolist() == want.target
+        assert sampler._local.scratch.table.max() == -1
+
+
 def test_disjoint_samples_of_seeds_never_meet(edges: Tensor, data: Data) -> None:
     graph, seeds = ga.as_graph(edges, 300), [5, 7, 5, 299, 0]
     sampler = NeighborSampler(graph, [4, 3], disjoint=True)
