@@ -17,6 +17,7 @@ import graphattn as ga
 from graphattn.datasets.generated import power_law
 from graphattn.models import GraphTransformer
 from graphattn.nn import SINCConv, TopMAttention
+from graphattn.nn.blocks import Linear
 from graphattn.sparsify import Sparsified
 
 NODES, EDGES = 100_000, 1_600_000
@@ -82,10 +83,22 @@ def sinc(device: str) -> Contest:
     return ours, theirs, [x, *conv.parameters()]
 
 
+def linear(device: str) -> Contest:
+    """A linear map 75 -> 75 of as many nodes, as every layer has, against torch's."""
+    ours = Linear(75, 75).to(device)
+
+    def theirs(x: Tensor, *_: Tensor) -> Tensor:
+        return F.linear(x, ours.weight, ours.bias)
+
+    x = torch.randn(ARXIV_NODES, 75, device=device).requires_grad_()
+    return lambda x, *_: ours(x), theirs, [x, *ours.parameters()]
+
+
 CONTESTS = {
     "five reductions, PL(100k, 1.6M), d 128": multi_reduction,
     "GATv2 attention, PL(100k, 1.6M), H8 D16": gatv2,
     "SINC 75 -> 75, arxiv's size": sinc,
+    "linear map 75 -> 75, arxiv's nodes": linear,
 }
 
 
