@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 from timing import interleave
+from torch_geometric.data import Data
+from torch_geometric.loader import NodeLoader as PyGNodeLoader
 from tqdm import tqdm
 
 import graphattn as ga
 from graphattn import CSRGraph
 from graphattn.datasets.generated import power_law
-from graphattn.sampling import NeighborSampler, TokenSampler
+from graphattn.sampling import NeighborLoader, NeighborSampler, TokenSampler
 
 NODES, EDGES, TOKENS = 500_000, 12_500_000, 100
 PEER_NODES = 20_000  # of which the published recipe samples; both are compared as nodes per second
@@ -38,6 +40,7 @@ def run(device: str, repeats: int, compiled: bool = True) -> tuple[list[dict[str
     parts: list[Callable[[], None]] = [
         lambda: _tokens(graph, min(repeats, 3), rows, notes),
         lambda: _neighbors(graph, repeats, rows, notes),
+        lambda: _features(graph, repeats, rows, notes),
     ]
     for part in tqdm(parts, desc="sampling"):
         part()
@@ -128,8 +131,26 @@ def _neighbors(graph: CSRGraph, repeats: int, rows: list[dict[str, Any]], notes:
     notes.append(f"fan-out {FANOUTS}: {rate:.1f} M sampled edges per second on one thread")
 
 
+def _features(graph: CSRGraph, repeats: int, rows: list[dict[str, Any]], notes: list[str]) -> None:
+    """A batch of the loader with 128 features per node, against PyG's way of reading them."""
+    data = Data(x=torch.randn(NODES, 128), edge_index=graph.edge_index(), num_nodes=NODES)
+    loader = NeighborLoader(data, FANOUTS, batch_size=SEEDS, num_workers=0)
+    seeds = loader.input_data[list(range(SEEDS))]
+    out = loader.node_sampler.sample_from_nodes(seeds, seed=0)
+    calls = {
+        "PyG's filter": lambda: PyGNodeLoader.filter_fn(loader, out),
+        "ours": lambda: loader.filter_fn(out),
+        "sampled and read": lambda: loader.make_batch(list(range(SEEDS)), 0),
+    }
+    assert torch.equal(calls["PyG's filter"]().x, calls["ours"]().x)
+    times = interleave(calls, repeats, "cpu")
+    name = f"features [{len(out.node):,}, 128] of a batch"
+    _row(rows, name, "PyG's filter / NodeLoader's", *(times[k].p50 for k in list(calls)[:2]))
+    whole = 1e3 * times["sampled and read"].p50
+    notes.append(f"a batch with its features, sampled and read: {whole:.0f} ms")
+
+
 def _pyg(graph: CSRGraph) -> Callable[[torch.Tensor], object] | None:
-    from torch_geometric.data import Data
     from torch_geometric.sampler import NeighborSampler as Peer
     from torch_geometric.sampler import NodeSamplerInput
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch_geometric.loader
 from scipy.stats import chisquare
 from torch import Tensor
 from torch_geometric.data import Data
@@ -88,6 +89,33 @@ def test_one_scratch_serves_batch_after_batch(
             assert out.node.tolist() == want.nodes and out.row.tolist() == want.source
             assert out.edge.tolist() == want.position and out.col.tolist() == want.target
         assert sampler._local.scratch.table.max() == -1
+
+
+@pytest.mark.parametrize("kind", ["plain", "trained", "sparse", "by columns", "stored"])
+def test_wide_features_come_as_pygs(edges: Tensor, kind: str, tmp_path: Path) -> None:
+    """Whatever way they take; the order of the keys too."""
+    x = torch.randn(300, 9000)
+    data = Data(z=x, edge_index=edges, y=torch.arange(300), size=3, num_nodes=300)
+    if kind == "trained":
+        data.z = x.clone().requires_grad_()
+    elif kind == "sparse":
+        data.z = x.to_sparse()
+    elif kind == "by columns":
+        data.z = x.t().contiguous().t()
+    elif kind == "stored":
+        np.save(tmp_path / "x.npy", x.numpy())
+        data.z = torch.from_numpy(np.load(tmp_path / "x.npy", mmap_mode="c"))
+    loader = NeighborLoader(data, [5, 5], torch.arange(60), batch_size=60, num_workers=0)
+    (batch,) = loader
+    if kind == "trained":
+        batch.z.sum().backward()
+        assert data.z.grad[batch.n_id].eq(1).all() and data.z.grad.sum() == batch.z.numel()
+    found = batch.z.to_dense() if kind == "sparse" else batch.z
+    assert found.numel() >= 2**20 and torch.equal(found, x[batch.n_id])
+    out = loader.node_sampler.sample_from_nodes(loader.input_data[[0]], seed=0)
+    pygs = torch_geometric.loader.NodeLoader.filter_fn(loader, out)
+    assert list(batch.to_dict()) == list(pygs.to_dict())
+    assert data.z.shape == (300, 9000) and loader.data is data
 
 
 def test_disjoint_samples_of_seeds_never_meet(edges: Tensor, data: Data) -> None:
