@@ -13,7 +13,7 @@ from graphattn.graph import CSRGraph, as_graph
 
 
 @functional_transform("graphattn_laplacian_pe")
-class AddLaplacianPE(BaseTransform):
+class AddLaplacianPE(BaseTransform):  # type: ignore[misc]
     r"""Add Laplacian eigenvectors, as PyG's ``AddLaplacianEigenvectorPE`` does.
 
     Unlike PyG's it always uses a symmetric solver that suits the graph, finds every copy of a
@@ -69,7 +69,7 @@ class AddLaplacianPE(BaseTransform):
 
 
 @functional_transform("graphattn_random_walk_pe")
-class AddRandomWalkPE(BaseTransform):
+class AddRandomWalkPE(BaseTransform):  # type: ignore[misc]
     r"""Add return probabilities of random walks, as PyG's ``AddRandomWalkPE`` does, in less memory.
 
     Args:

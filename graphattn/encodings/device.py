@@ -115,7 +115,7 @@ class SparseProduct:
         import numpy as np
 
         self._kept = self._tensor = None
-        if device.type == "cpu" and not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
+        if device.type == "cpu" and not torch.backends.mkl.is_available():
             self._kept = matrix.astype(np.float32 if dtype == torch.float32 else np.float64)
             return
         width = np.int32 if matrix.nnz < 2**31 else np.int64

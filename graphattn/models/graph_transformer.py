@@ -213,9 +213,9 @@ class PreNormBlock(nn.Module):
             lin(x).unflatten(-1, (self.heads, -1))
             for lin in (self.lin_query, self.lin_key, self.lin_value)
         )
-        options = {"top_m": self.top_m, "impl": self.impl}
-        message = attention(query, key, value, graph, bias=bias, **options)
-        message = message.flatten(1)
+        message = attention(
+            query, key, value, graph, bias=bias, top_m=self.top_m, impl=self.impl
+        ).flatten(1)
         if self.separate:
             message = torch.cat([x, message], dim=1)
         return cast(Tensor, self.dropout(self.lin_out(message)))

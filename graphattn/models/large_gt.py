@@ -173,4 +173,5 @@ def _some_nodes(num_nodes: int, count: int) -> Tensor:
     if 4 * count > num_nodes:
         return torch.randperm(num_nodes)[:count].sort().values
     found = torch.randint(num_nodes, (2 * count,)).unique()
-    return found[torch.randperm(len(found))[:count]].sort().values
+    chosen: Tensor = found[torch.randperm(len(found))[:count]].sort().values
+    return chosen

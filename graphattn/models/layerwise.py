@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -87,13 +87,13 @@ def layerwise(
     device = next(model.parameters()).device if device is None else device
     sampler = NeighborSampler(as_graph(graph, len(x)), [-1])
     parts = _parts(len(x), rows)
-    layers = [model.encode, *model.blocks, model.decode]
+    layers: list[Any] = [model.encode, *cast(nn.ModuleList, model.blocks), model.decode]
     state, found = x, x
     with tqdm(total=len(layers) * len(parts), unit="block", disable=None, delay=2) as bar:
         for number, layer in enumerate(layers):
             place = None if folder is None else folder / f"layer{number % 2}.npy"
 
-            def block(nodes: Tensor, layer: Any = layer, h: Tensor = state) -> Tensor:
+            def block(nodes: Tensor, layer: Any = layer, h: Tensor = state) -> Any:
                 bar.update()
                 if layer is layers[0]:
                     given = [None if t is None else widened(select(t, nodes)) for t in (h, pe)]

@@ -1,7 +1,7 @@
 """Where the heads of our layers are, and layers without some of them."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,19 +35,20 @@ class Heads(NamedTuple):
     """
 
     owners: list[Any]
-    made_by: list[nn.Linear]
-    read_by: list[tuple[nn.Linear, int]]
+    made_by: Sequence[nn.Linear]
+    read_by: Sequence[tuple[nn.Linear, int]]
     join: JoinHeads | None = None
     others: Sequence[tuple[nn.Module, str, int]] = ()
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
         """Number of heads."""
         return int(self.owners[0].heads)
 
 
 def heads_of(module: nn.Module) -> Heads | None:
     """The heads of a layer; None where it has none, or none that can be deleted."""
+    maps: list[nn.Linear]
     if isinstance(module, PreNormBlock) and module.layer is None:
         maps = [module.lin_query, module.lin_key, module.lin_value]
         offset = module.lin_query.in_features if module.separate else 0
@@ -58,11 +59,11 @@ def heads_of(module: nn.Module) -> Heads | None:
         updates = [u for u in (module.node_update, module.edge_update) if u is not None]
         return Heads([module], maps, [(u.lin_out, 0) for u in updates])
     if isinstance(module, PNAAttention):
-        maps = [*module.weights.lin_query, *module.weights.lin_key, module.lin_value]  # type: ignore[list-item]
+        maps = [*module.weights.lin_query, *module.weights.lin_key, module.lin_value]
         owners = [module, module.weights]
         return Heads(owners, maps, [(module.lin_out, 0)], None, _stacked(module.mlp))
     if isinstance(module, GINAttention):
-        maps = [*module.weights.lin_query, *module.weights.lin_key]  # type: ignore[list-item]
+        maps = [*module.weights.lin_query, *module.weights.lin_key]
         others = [(module, "eps", 0), *_stacked(module.mlp)]
         return Heads([module, module.weights], maps, [], module.join, others)
     if isinstance(module, TransformerConv | GATv2Conv):
@@ -74,7 +75,7 @@ def heads_of(module: nn.Module) -> Heads | None:
         return Heads([module], maps, [(module.lin_out, 0)])
     if isinstance(module, LargeGT) and module.codebook is not None:
         # The model's first linear map reads what the local module found, then the codebook's heads.
-        codes, first = module.codebook, module.head[0][0]
+        codes, first = module.codebook, cast(nn.Linear, cast(nn.Sequential, module.head[0])[0])
         maps = [codes.lin_query, codes.lin_key, codes.lin_value]
         offset = first.in_features - codes.lin_value.out_features
         return Heads([codes], maps, [(first, offset)])
@@ -107,7 +108,7 @@ def layers_with_heads(model: nn.Module) -> Iterator[Heads]:
 @torch.no_grad()
 def keep_heads(layer: Heads, keep: Tensor) -> None:
     """Slice the layer's parameters down to the heads where ``keep`` [H] holds."""
-    count = layer.count
+    count = layer.number
     for linear in layer.made_by:
         width = linear.out_features // count
         _slice(linear, 0, keep.repeat_interleave(width))

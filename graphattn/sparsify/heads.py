@@ -62,22 +62,22 @@ class HeadMasks(nn.Module):
         self.density, self.exchange, self.every, self.steps = density, exchange, every, 0
         self._hooks: list[Any] = []
         for number, layer in enumerate(self.layers):
-            active = int(share_of(torch.tensor(layer.count), density, down=True))
+            active = int(share_of(torch.tensor(layer.number), density, down=True))
             if active == 0:
                 raise ValueError(
-                    f"a density of {density} leaves none of {layer.count} heads; "
-                    f"keep at least {1 / layer.count:g}"
+                    f"a density of {density} leaves none of {layer.number} heads; "
+                    f"keep at least {1 / layer.number:g}"
                 )
-            mask = torch.zeros(layer.count, device=layer.made_by[0].weight.device)
-            mask[torch.randperm(layer.count, generator=generator)[:active]] = 1.0
+            mask = torch.zeros(layer.number, device=layer.made_by[0].weight.device)
+            mask[torch.randperm(layer.number, generator=generator)[:active]] = 1.0
             self.register_buffer(f"mask{number}", mask)
             self.register_buffer(f"importance{number}", torch.zeros_like(mask))
             for linear, offset in layer.read_by:
-                hook = _Masking(self, number, offset, (linear.in_features - offset) // layer.count)
+                hook = _Masking(self, number, offset, (linear.in_features - offset) // layer.number)
                 self._hooks.append(linear.register_forward_pre_hook(hook))
             if layer.join is not None:
                 self._hooks.append(layer.join.register_forward_pre_hook(_Masking(self, number)))
-        self.register_load_state_dict_post_hook(_renew)
+        self.register_load_state_dict_post_hook(_renew)  # type: ignore[no-untyped-call]
         _renew(self)
 
     @property
@@ -99,7 +99,7 @@ class HeadMasks(nn.Module):
         self.steps = int(state)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "HeadMasks":
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         _renew(self)
         return self
 
@@ -127,7 +127,9 @@ class HeadMasks(nn.Module):
         Raises:
             ValueError: their weights have masks, which would keep the old shape.
         """
-        maps = [m for layer in self.layers for m in layer.made_by + [r for r, _ in layer.read_by]]
+        maps = [
+            m for layer in self.layers for m in (*layer.made_by, *(r for r, _ in layer.read_by))
+        ]
         if any(parametrize.is_parametrized(linear) for linear in maps):
             raise ValueError(
                 "linear maps of these heads have masks or other parametrizations; compact() "

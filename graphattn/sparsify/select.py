@@ -1,7 +1,5 @@
 """Learned choice of nodes and edges, with a straight-through gradient to their scores."""
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -168,4 +166,4 @@ class EdgeSelector(nn.Module):
         count = share_of(graph.degree(), self.ratio)[graph.edge_index()[1]]
         keep = row_rank(scores.detach(), graph)[:, 0] < count
         soft = edge_softmax(scores / self.temperature, graph, heads=True)
-        return keep, cast(Tensor, soft[:, 0])
+        return keep, soft[:, 0]

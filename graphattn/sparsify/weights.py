@@ -188,7 +188,7 @@ def _maps(model: nn.Module) -> list[nn.Linear]:
 
 def _list(linear: nn.Linear) -> Any:
     """Torch's list of what is done to a weight, with the weight itself as ``original``."""
-    return linear.parametrizations["weight"]  # type: ignore[index, operator]
+    return linear.parametrizations["weight"]  # type: ignore[index]
 
 
 def _largest(values: Tensor, count: int) -> Tensor:

@@ -175,8 +175,8 @@ class TokenInputs(BatchedInputs):
 
     def start_epoch(self, model: nn.Module, epoch: int) -> None:
         """Let a codebook assign all nodes, every ``refresh_every`` epochs."""
-        refresh = getattr(model, "refresh", None)
-        if refresh is not None and epoch % model.refresh_every == 0:
+        refresh, every = getattr(model, "refresh", None), getattr(model, "refresh_every", 1)
+        if refresh is not None and epoch % every == 0:
 
             def read(nodes: Tensor) -> tuple[Tensor, Tensor | None]:
                 return self._moved(self._x_of(nodes)), self._moved(self._pe_of(nodes))

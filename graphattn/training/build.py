@@ -205,7 +205,7 @@ def build_model(
         ValueError: If the constructor does not know an option.
     """
     kind, fixed = find_model(config.name)
-    keywords = {"norm": config.norm, "dropout": config.dropout, "pe_dim": pe_dim}
+    keywords: dict[str, Any] = {"norm": config.norm, "dropout": config.dropout, "pe_dim": pe_dim}
     if getattr(kind, "per_node", False):
         keywords["num_nodes"] = num_nodes
     if pool:

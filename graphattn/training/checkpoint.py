@@ -71,7 +71,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"there is no checkpoint {path}; expected a run folder written by graphattn train"
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return found
     except Exception as error:
         raise ValueError(
             f"{path} is not a complete checkpoint ({type(error).__name__}: {error}); "

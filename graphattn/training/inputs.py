@@ -225,7 +225,7 @@ def features(dataset: NodeDataset, normalize: bool) -> Tensor:
             f"{dataset.name} has neither node nor edge features; set data.x, for instance to "
             "degrees or a positional encoding, in a folder of .npy files"
         )
-    x = data.x if data.x is not None else _mean_of_edges(data)
+    x: Tensor = data.x if data.x is not None else _mean_of_edges(data)
     # A store's halves stay on the disk, and atoms stay bytes: batches widen what they read.
     kept = data.get("csr") is not None or data.get("graph_ptr") is not None
     x = x if kept and not normalize else x.float()
@@ -236,7 +236,8 @@ def _mean_of_edges(data: object) -> Tensor:
     attr, target = data.edge_attr.float(), data.edge_index[1]  # type: ignore[attr-defined]
     nodes = int(data.num_nodes)  # type: ignore[attr-defined]
     total = attr.new_zeros(nodes, attr.shape[1]).index_add_(0, target, attr)
-    return total / torch.bincount(target, minlength=nodes).clamp(min=1).unsqueeze(1)
+    mean: Tensor = total / torch.bincount(target, minlength=nodes).clamp(min=1).unsqueeze(1)
+    return mean
 
 
 def with_self_loops(graph: CSRGraph, choice: str, wanted: bool) -> CSRGraph:

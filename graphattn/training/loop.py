@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -205,7 +205,7 @@ class Trainer:
 
     def _outputs(self, *arguments: Any) -> Tensor:
         with autocast(self.device, self.config.loop.precision):
-            return self._forward(*arguments)
+            return cast(Tensor, self._forward(*arguments))
 
     def _diverged(self, what: str, rate: float) -> FloatingPointError:
         return FloatingPointError(

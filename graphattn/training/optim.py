@@ -44,7 +44,8 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     if config.name not in kinds:
         raise ValueError(f"expected optim.name adamw, adam or sgd, got {config.name!r}")
     groups = parameter_groups(model, config.weight_decay, config.decay_all)
-    return kinds[config.name](groups, lr=config.lr)
+    optimizer: torch.optim.Optimizer = kinds[config.name](groups, lr=config.lr)
+    return optimizer
 
 
 class Schedule:

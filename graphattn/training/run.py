@@ -72,7 +72,8 @@ def stop_between_epochs() -> Iterator[Stop]:
         signal.signal(number, before[number])
         say("\nstopping after this epoch; once more stops at once")
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers: tuple[int, ...] = signal.SIGINT, signal.SIGTERM
+    before = {number: signal.getsignal(number) for number in numbers}
     for number in before:
         signal.signal(number, handle)
     try:
