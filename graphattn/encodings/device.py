@@ -60,7 +60,7 @@ class DeviceLaplacian:
         if len(mass) == 1:  # most graphs: a dot product, no indices
             return vectors - root * ((root.t() @ vectors) / mass)
         heights, labels = self._components
-        return vectors - root * (heights(vectors) / mass)[labels]
+        return vectors - root * torch.index_select(heights(vectors) / mass, 0, labels)
 
     @cached_property
     def _components(self) -> tuple[Callable[[Tensor], Tensor], Tensor]:
@@ -120,7 +120,7 @@ class SparseProduct:
             return
         width = np.int32 if matrix.nnz < 2**31 else np.int64
         entries = matrix.indptr, matrix.indices
-        starts, columns = (torch.from_numpy(part.astype(width)) for part in entries)
+        starts, columns = (torch.from_numpy(part.astype(width, copy=False)) for part in entries)
         with warnings.catch_warnings():  # torch calls its CSR tensors beta; products are not
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
             data = torch.from_numpy(matrix.data).to(dtype)

@@ -94,7 +94,7 @@ def propagate_labels(
     sweeps: int,
     settled: int,
 ) -> np.ndarray:
-    """A label per node ``[N]``, numbered from 0 by the first node that has it.
+    """A label per node ``[N]``, numbered from 0 without gaps.
 
     Args:
         indptr, indices, weights: A square CSR and the weight of every entry; a node's entry with
@@ -110,10 +110,8 @@ def propagate_labels(
     for _ in range(sweeps):
         if _sweep_labels(indptr, indices, weights, order, labels, score) <= settled:
             break
-    names, first, labels = np.unique(labels, return_index=True, return_inverse=True)
-    rank = np.empty(len(names), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(names))
-    return rank[labels]
+    held = np.bincount(labels, minlength=size) > 0
+    return (np.cumsum(held) - 1)[labels]
 
 
 def community_moments(

@@ -31,7 +31,7 @@ def plain_labels(matrix, order, sweeps):
                     best, most = label, around[label]
             if most > around.get(labels[node], 0.0):
                 labels[node] = best
-    names = list(dict.fromkeys(labels))
+    names = sorted(set(labels))
     return [names.index(label) for label in labels]
 
 
