@@ -38,15 +38,13 @@ def closed_pairs(laplacian: Laplacian, count: int) -> tuple[Array, Array] | None
         return _complete(size, weight, count) if equal and not np.ptp(laplacian.root) else None
     normalized = not np.array_equal(laplacian.root, np.ones(size))
     guess = _guess(matrix)
-    if guess is None or not _same(matrix, *guess, normalized, weight):
+    if guess is None:
         return None
     axes, order = guess
-    if not normalized or all(axis.wraps for axis in axes):
-        values, vectors = _product(axes, weight, count)
-    elif len(axes) == 1:
-        values, vectors = _one_path(size, count)
-    else:
+    product = not normalized or all(axis.wraps for axis in axes)
+    if not (product or len(axes) == 1) or not _same(matrix, axes, order, normalized, weight):
         return None
+    values, vectors = _product(axes, weight, count) if product else _one_path(size, count)
     placed = np.empty_like(vectors)
     placed[order] = vectors
     return values, placed / np.linalg.norm(placed, axis=0)
