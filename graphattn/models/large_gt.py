@@ -34,7 +34,9 @@ class LargeGT(nn.Module):
         heads: Heads of both attentions (published: 2).
         num_nodes: Nodes of the graph, for the codebook's assignments.
         variant: ``"local"`` (reads no ``pe``), ``"global"`` (GOAT's global model) or ``"full"``.
-        norm: In the MLPs; published ``"batch"``.
+        norm: In the MLPs. Published is ``"batch"``, whose running averages lag behind codes that
+            still move: after few steps evaluation can fail where training does not. ``"layer"``
+            keeps none.
         dropout: In the MLPs (published 0.5).
         block_dropout: In the local block (published 0.3).
         pe_dim: Width of the positional encoding; any tensor serves (published: node2vec).
