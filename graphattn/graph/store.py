@@ -142,7 +142,7 @@ class Store:
 def select(array: Tensor, rows: Tensor, out: Tensor | None = None) -> Tensor:
     """``array[rows]``, rows ``[n]``, into ``out`` or fresh memory, on huge pages if large.
 
-    Indexing with brackets goes number by number, which takes several times as long.
+    Indexing with brackets goes number by number instead.
     """
     if out is None:
         out = empty(array, (len(rows), *array.shape[1:]))

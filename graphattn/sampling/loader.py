@@ -92,7 +92,7 @@ class NodeLoader(torch_geometric.loader.NodeLoader):  # type: ignore[misc]
         return data if self.batch_transform is None else self.batch_transform(data)
 
     def filter_fn(self, out: Any) -> Any:
-        """PyG's; wide features are copied row by row onto huge pages, several times as fast."""
+        """PyG's; wide features are copied row by row onto huge pages, in half of its time."""
         wide = {} if self.transform_sampler_output else _wide_features(self.data, len(out.node))
         if not wide:
             return super().filter_fn(out)
